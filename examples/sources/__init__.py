@@ -1,0 +1,1 @@
+"""Where the example tasks' rows come from: one file per published package."""

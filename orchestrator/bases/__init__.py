@@ -1,0 +1,1 @@
+"""Frozen base models on disk, checked when they are added and pinned by their fingerprint."""

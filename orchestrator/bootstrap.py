@@ -1,0 +1,169 @@
+"""Wires the parts together from Settings. The only place that knows which adapter stands where.
+
+Parts are made on first use and imported then, so a command pays for what it needs alone.
+"""
+
+import getpass
+import os
+import socket
+import time
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.code_version import code_version
+from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.artifact_store import ArtifactStore
+    from orchestrator.bases.base_store import BaseStore
+    from orchestrator.registry.base_model_registry import BaseModelRegistry
+    from orchestrator.registry.database import Database
+    from orchestrator.registry.job_queue import JobQueue
+    from orchestrator.registry.outbox import Outbox
+    from orchestrator.registry.prompt_registry import PromptRegistry
+    from orchestrator.scheduling.controller import Controller
+    from orchestrator.tracking.mlflow_mirror import MlflowMirror
+
+
+class Parts:
+    """All parts of one Tutti, by their roles."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def database(self) -> "Database":
+        from orchestrator.registry.database import Database
+
+        return Database.open(self.settings.database_url)
+
+    @cached_property
+    def jobs(self) -> "JobQueue":
+        from orchestrator.registry.job_queue import JobQueue
+
+        return JobQueue(self.database)
+
+    @cached_property
+    def prompts(self) -> "PromptRegistry":
+        from orchestrator.registry.prompt_registry import PromptRegistry
+
+        return PromptRegistry(self.database)
+
+    @cached_property
+    def bases(self) -> "BaseModelRegistry":
+        from orchestrator.registry.base_model_registry import BaseModelRegistry
+
+        return BaseModelRegistry(self.database)
+
+    @cached_property
+    def outbox(self) -> "Outbox":
+        from orchestrator.registry.outbox import Outbox
+
+        return Outbox(self.database)
+
+    @cached_property
+    def artifacts(self) -> "ArtifactStore":
+        from orchestrator.artifacts.artifact_store import ArtifactStore
+
+        return ArtifactStore(self.settings.artifact_url)
+
+    @cached_property
+    def base_store(self) -> "BaseStore":
+        from orchestrator.bases.base_store import BaseStore
+
+        return BaseStore(self.settings.bases)
+
+    @cached_property
+    def mirror(self) -> "MlflowMirror":
+        from orchestrator.tracking.mlflow_mirror import MlflowMirror
+
+        uri = self.settings.mlflow_tracking_uri
+        embedded = uri.startswith("sqlite:")
+        root = self.settings.mlflow_artifacts if embedded else None
+        return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, artifact_root=root)
+
+    @cached_property
+    def actor(self) -> str:
+        """Who acts, for the audit: the operating system's user."""
+        try:
+            return getpass.getuser()
+        except OSError:
+            return f"uid-{os.getuid()}"
+
+    def cluster(self, log: Path) -> AbstractContextManager[None]:
+        """The Ray cluster, up for as long as the context lasts; noise goes to `log`."""
+        from orchestrator.cluster import connected
+
+        return connected(self.settings.ray_address, self.settings.num_workers, log)
+
+    def controller(self) -> "Controller":
+        """A controller on the Ray cluster that is up."""
+        from orchestrator.scheduling.controller import Controller
+        from orchestrator.training.gang import RayGangLauncher
+
+        settings = self.settings
+        launcher = RayGangLauncher(
+            bases=settings.bases,
+            artifact_url=self.artifacts.url,
+            logs=settings.logs,
+            storage=settings.home / "ray",
+            num_threads=self.threads_per_worker,
+        )
+        return Controller(
+            self.jobs,
+            self.prompts,
+            launcher,
+            holder=_holder(),
+            actor=self.actor,
+            lease_s=settings.lease_s,
+            num_workers=settings.num_workers,
+            zero_stage=settings.zero_stage,
+            code_version=code_version(),
+            max_length=self._verified_max_length,
+            is_dead=_is_dead,
+            now=time.monotonic,
+        )
+
+    @property
+    def threads_per_worker(self) -> int:
+        return max(1, (os.cpu_count() or 1) // self.settings.num_workers)
+
+    def _verified_max_length(self, fingerprint: str) -> int:
+        """The longest row a base takes, once its files are seen to be what they were."""
+        self.base_store.verify(fingerprint)
+        return self.bases.get_by_fingerprint(fingerprint).max_length
+
+    def close(self) -> None:
+        """Let go of the database, if it was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+
+def _holder() -> str:
+    """This process's name in leases: host, process id, and when that process started."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether a holder is known to be gone: a process of this host that runs no more."""
+    host, _, process = holder.partition(":")
+    pid, _, started = process.partition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    return _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks after boot; empty if there is none (Linux)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def gang_log(settings: Settings, what: str) -> Path:
+    """A fresh log file for this process's own noise."""
+    return settings.logs / f"{what}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"

@@ -1,0 +1,93 @@
+"""The Ray cluster this process works on: joined by address, or started here for as long as needed.
+
+While it is up, everything that Ray and the libraries under it print in this process goes to a log
+file; `screen()` is the way past it, for those who speak to the user.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from orchestrator.domain.errors import TuttiError
+
+OBJECT_STORE_BYTES = 512 << 20
+_QUIET = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+@contextmanager
+def connected(address: str | None, num_workers: int, log: Path) -> Iterator[None]:
+    """Join the cluster at `address`, or start one on loopback with a CPU for every worker.
+
+    Raises TuttiError when it cannot; leaves the cluster (and ends one it started) on the way out.
+    """
+    import ray
+
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    with output_to(log):
+        try:
+            if address:
+                ray.init(address=address, log_to_driver=False, namespace="tutti")
+            else:
+                ray.init(
+                    num_cpus=max(os.cpu_count() or 1, num_workers),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    namespace="tutti",
+                    _node_ip_address="127.0.0.1",
+                )
+        except Exception as error:  # Ray raises many kinds; each means there is no cluster
+            where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+            raise TuttiError(
+                f"cannot reach {where}: {str(error).splitlines()[0] if str(error) else error!r}",
+                f"Check TUTTI_RAY_ADDRESS (unset: start one here). Ray's own words: {log}",
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Send file descriptors 1 and 2 of this process to `log` (appended)."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    _screens.append(os.fdopen(os.dup(2), "w", buffering=1))
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    logging.captureWarnings(True)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, number in zip(kept, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.close(target)
+        _screens.pop().close()
+        logging.captureWarnings(False)
+
+
+_screens: list[TextIO] = []
+
+
+def screen() -> TextIO:
+    """Where the user reads: stderr, also while its descriptor is sent to a log."""
+    return _screens[-1] if _screens else sys.stderr

@@ -1,0 +1,157 @@
+"""A task spec: what to train, on what, how, and when to promote it. Immutable, stored with its job.
+
+Field names of encoders and training are PEFT's and transformers' where they have one. Unknown keys
+are refused. Reading a spec file, with line numbers in its errors, is spec_file.py's work.
+"""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from encoders.errors import TemplateError
+from encoders.template import Template
+from orchestrator.domain.digest import digest_json
+from orchestrator.domain.gate import Gate
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,99}"
+NAME_RULE = "1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it may name a task, base or alias, else raise ValueError with the rule."""
+    if not re.fullmatch(NAME_PATTERN, name) or ".." in name:
+        raise ValueError(f"{name!r} is not a name: use {NAME_RULE}, without '..'")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Metric = Literal["accuracy", "exact_match", "loss"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EncoderSpec(_Part):
+    """The prompt encoder: PEFT's P-tuning MLP or LSTM, or a bare embedding table."""
+
+    type: Literal["mlp", "lstm", "embedding"] = "mlp"
+    hidden_size: int | None = Field(None, ge=1, le=65536)
+    num_layers: int = Field(2, ge=1, le=16)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class DataSpec(_Part):
+    """JSONL files, relative to the spec. `eval` picks the best step; `test`, if given, is reported.
+
+    `max_length` is the most tokens a row may have, virtual tokens and answer counted (default: the
+    base's context length).
+    """
+
+    train: str
+    eval: str
+    test: str | None = None
+    max_length: int | None = Field(None, ge=2)
+
+    def files(self) -> dict[str, str]:
+        """The data files by split."""
+        splits = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {split: path for split, path in splits.items() if path is not None}
+
+
+class EarlyStop(_Part):
+    """Stop after `patience` evaluations without an improvement."""
+
+    patience: int = Field(3, ge=1)
+
+
+class TrainingSpec(_Part):
+    """The optimisation: one optimizer step per step, on `batch_size` rows of this task alone."""
+
+    steps: int = Field(100, ge=1, le=10_000_000)
+    batch_size: int = Field(8, ge=1, le=4096)
+    learning_rate: float = Field(1e-2, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    early_stop: EarlyStop | None = None
+
+
+class EvaluationSpec(_Part):
+    """How held-out rows are judged, every `every` steps and at the end.
+
+    accuracy: the answer ranks first among the candidates. exact_match: greedy decoding gives the
+    answer and stops. loss: mean negative log-likelihood of an answer token. `manual_prompt` is a
+    template without virtual tokens: what a person would write, ranked on the same rows.
+    """
+
+    every: int = Field(20, ge=1)
+    metric: Metric = "accuracy"
+    manual_prompt: str | None = None
+
+
+class PromoteSpec(_Part):
+    """Move `alias` to the new version when the condition `when` holds (always, if not given)."""
+
+    alias: Name = "production"
+    when: str | None = None
+
+
+class ShardingSpec(_Part):
+    """How DeepSpeed holds the frozen base: 0 on every worker, 3 split over the workers."""
+
+    zero_stage: Literal[0, 3] = 0
+
+
+class TaskSpec(_Part):
+    """One task's whole specification."""
+
+    task: Name
+    base: Name
+    template: str = Field(max_length=100_000)
+    answer: str
+    candidates: tuple[str, ...] | None = Field(None, min_length=2)
+    encoder: EncoderSpec = EncoderSpec()
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    promote: PromoteSpec | None = None
+    sharding: ShardingSpec | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        for key, parse in {
+            "template": self.parsed_template,
+            "evaluation.manual_prompt": self.parsed_manual_prompt,
+            "promote.when": self.gate,
+        }.items():
+            try:
+                parse()
+            except (TemplateError, ValueError) as error:
+                raise ValueError(f"{key}: {error}") from error
+        if self.candidates and len(set(self.candidates)) < len(self.candidates):
+            raise ValueError("candidates: an answer is listed twice")
+        return self
+
+    def parsed_template(self) -> Template:
+        return Template.parse(self.template, self.answer)
+
+    def parsed_manual_prompt(self) -> Template | None:
+        text = self.evaluation.manual_prompt
+        if text is None:
+            return None
+        manual = Template.parse(text, self.answer, needs_prompt=False)
+        if manual.num_virtual_tokens:
+            raise TemplateError("a manual prompt has no virtual tokens; remove {prompt:n}")
+        return manual
+
+    def gate(self) -> Gate | None:
+        return Gate.parse(self.promote.when) if self.promote and self.promote.when else None
+
+    def digest(self) -> str:
+        """sha256 of the canonical spec."""
+        return digest_json(self.model_dump(mode="json"))

@@ -1,0 +1,55 @@
+"""What the registry says when its database fails: which database, why, and what to do.
+
+TuttiError
+└── DatabaseUnavailable   the database cannot be reached, locked or written now; a retry may work
+
+Passwords never appear: URLs are shown through `shown`, and a driver's own text is cleaned.
+"""
+
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.domain.errors import InvalidInput, TuttiError
+
+HIDDEN = "***"
+
+
+class DatabaseUnavailable(TuttiError):
+    """The database did not take the transaction. Nothing of it was written."""
+
+
+def shown(url: URL) -> str:
+    """The URL for people, without its password, wherever in the URL that stands."""
+    secret = [key for key in url.query if "password" in key.lower()]
+    return url.update_query_dict(dict.fromkeys(secret, HIDDEN)).render_as_string(hide_password=True)
+
+
+def explain(error: SQLAlchemyError, url: URL) -> TuttiError:
+    """The sentence for a failure of the database itself (not of a statement)."""
+    detail = _first_line(error, url)
+    if "not a database" in detail or "malformed" in detail:
+        return InvalidInput(
+            f"{shown(url)}: not a usable SQLite database: {detail}",
+            "Give the path of a Tutti database, or of a file that does not exist yet; "
+            "restore a damaged one from its backup.",
+        )
+    if url.get_backend_name() == "sqlite":
+        return DatabaseUnavailable(
+            f"{shown(url)}: the database cannot be used: {detail}",
+            "Check that the folder can be written, the disk is not full, and no other program "
+            "holds the file locked.",
+        )
+    return DatabaseUnavailable(
+        f"{shown(url)}: the database cannot be used: {detail}",
+        "Check that the server runs, and the URL's host, port, user, password and database name.",
+    )
+
+
+def _first_line(error: SQLAlchemyError, url: URL) -> str:
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    secrets = [url.password, *(v for k, v in url.query.items() if "password" in k.lower())]
+    for secret in secrets:
+        if isinstance(secret, str) and secret:
+            line = line.replace(secret, HIDDEN)
+    return line

@@ -1,0 +1,202 @@
+"""The tables. migrations/ must make exactly these; a test compares the two.
+
+`prompt_versions` and `promotions` are append-only: triggers of the migration refuse every UPDATE
+and DELETE. A task's row is the lock that orders its version numbers and its alias moves.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
+
+from orchestrator.domain.job import JobState
+from orchestrator.registry.dialect import PlainText, UtcDateTime
+
+#: Where alembic keeps the revision; its default name is MLflow's in a shared database.
+VERSION_TABLE = "tutti_schema"
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+# Only INTEGER gives SQLite its row id.
+ROW_ID = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _row_id() -> Column[int]:
+    return Column("id", ROW_ID, primary_key=True)
+
+
+def _text(name: str, refers_to: str | None = None, **options: Any) -> Column[str]:
+    keys = [ForeignKey(refers_to)] if refers_to else []
+    return Column(name, PlainText(), *keys, nullable=False, **options)
+
+
+def _number(name: str, **options: Any) -> Column[int]:
+    return Column(name, Integer(), nullable=False, **options)
+
+
+def _json(name: str) -> Column[Any]:
+    return Column(name, JSON(), nullable=False)
+
+
+def _time(name: str) -> Column[datetime]:
+    return Column(name, UtcDateTime(), nullable=False)
+
+
+base_models = Table(
+    "base_models",
+    metadata,
+    _row_id(),  # of one name's rows the highest id is the current one
+    _text("name"),
+    _text("fingerprint"),
+    _text("source"),
+    _text("source_digest"),
+    _json("files"),
+    _text("architecture"),
+    Column("num_parameters", BigInteger(), nullable=False),
+    _number("hidden_size"),
+    _number("max_length"),
+    _time("created_at"),
+    UniqueConstraint("name", "fingerprint"),
+    Index(None, "fingerprint"),
+    sqlite_autoincrement=True,
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _text("name", primary_key=True),
+    _number("last_version"),
+)
+
+prompt_versions = Table(
+    "prompt_versions",
+    metadata,
+    _row_id(),
+    _text("task", "tasks.name"),
+    _number("number"),
+    _text("digest"),
+    _json("config"),
+    _json("metrics"),
+    _json("artifacts"),
+    _json("lineage"),
+    _text("base_fingerprint", index=True),
+    Column("job_id", PlainText()),
+    _time("created_at"),
+    UniqueConstraint("task", "number"),
+    UniqueConstraint("task", "digest"),
+    sqlite_autoincrement=True,
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _text("task", "tasks.name", primary_key=True),
+    _text("alias", primary_key=True),
+    Column("version_id", ROW_ID, ForeignKey("prompt_versions.id"), nullable=False, index=True),
+    _number("generation"),
+    _time("updated_at"),
+)
+
+promotions = Table(
+    "promotions",
+    metadata,
+    _row_id(),
+    _text("task", "tasks.name"),
+    _text("alias"),
+    _number("generation"),
+    Column("from_version", Integer()),
+    _number("to_version"),
+    _text("actor"),
+    _text("reason"),
+    Column("gate", PlainText()),
+    _time("promoted_at"),
+    UniqueConstraint("task", "alias", "generation"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _text("id", primary_key=True),
+    _text("idempotency_key", unique=True),
+    _text("task", index=True),
+    _text("base_fingerprint"),
+    _json("submission"),
+    _text("state"),
+    _number("epoch"),
+    _number("attempts"),
+    _number("priority"),
+    _text("actor"),
+    Column("lease_holder", PlainText()),
+    Column("lease_token", PlainText()),
+    Column("lease_expires_at", UtcDateTime()),
+    _json("progress"),
+    Column("error", PlainText()),
+    Column("version", Integer()),
+    Column("outcome", JSON(none_as_null=True)),
+    _time("created_at"),
+    Column("started_at", UtcDateTime()),
+    Column("finished_at", UtcDateTime()),
+    CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in JobState)})", "known_state"),
+    Index(None, "state", "priority", "created_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _text("job_id", "jobs.id", primary_key=True),
+    _number("number", primary_key=True, autoincrement=False),
+    _number("epoch"),
+    _text("holder"),
+    Column("outcome", PlainText()),
+    Column("cause", PlainText()),
+    _time("started_at"),
+    Column("finished_at", UtcDateTime()),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _row_id(),
+    _text("kind"),
+    _json("payload"),
+    _number("attempts"),
+    Column("last_error", PlainText()),
+    _time("created_at"),
+    Column("delivered_at", UtcDateTime(), index=True),
+    sqlite_autoincrement=True,
+)
+
+mlflow_links = Table(
+    "mlflow_links",
+    metadata,
+    Column(
+        "version_id",
+        ROW_ID,
+        ForeignKey("prompt_versions.id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _text("run_id"),
+    Column("model_version", PlainText()),
+)

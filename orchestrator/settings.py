@@ -1,0 +1,93 @@
+"""Settings: where things are. Read once, from `TUTTI_*` variables and one `tutti.toml`.
+
+The environment wins over the file; the file is `tutti.toml` in the working folder, else in
+TUTTI_HOME. What to train is a spec's business, not a setting.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.domain.errors import InvalidInput
+
+FILE_NAME = "tutti.toml"
+PREFIX = "TUTTI_"
+
+
+class Settings(BaseModel):
+    """All settings. Unset URLs mean the embedded parts under `home`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path
+    database_url: str
+    mlflow_tracking_uri: str
+    artifact_url: str
+    #: A Ray cluster to join (`host:port`, `ray://...`, `auto`); None starts one here.
+    ray_address: str | None = None
+    num_workers: int = Field(2, ge=1, le=4096)
+    zero_stage: Literal[0, 3] = 0
+    #: Seconds after which a holder that has not been heard of loses its job.
+    lease_s: float = Field(60.0, gt=1)
+
+    @property
+    def bases(self) -> Path:
+        return self.home / "bases"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlartifacts"
+
+
+def read_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+    """Read the settings, or raise InvalidInput naming the variable or the file and key."""
+    environ = os.environ if environ is None else environ
+    given = {
+        name: environ[PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if environ.get(PREFIX + name.upper())
+    }
+    from_file, file = _read_file(cwd or Path.cwd(), given.get("home"))
+    values: dict[str, Any] = {**from_file, **given}
+    home = Path(values.get("home") or platformdirs.user_data_path("tutti")).expanduser().absolute()
+    values["home"] = home
+    values.setdefault("database_url", f"sqlite:///{home / 'tutti.db'}")
+    values.setdefault("mlflow_tracking_uri", f"sqlite:///{home / 'mlflow.db'}")
+    values.setdefault("artifact_url", str(home / "artifacts"))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, given, file)) from error
+
+
+def _read_file(cwd: Path, home: str | None) -> tuple[dict[str, Any], Path | None]:
+    folders = [cwd, Path(home).expanduser() if home else platformdirs.user_data_path("tutti")]
+    for file in (folder / FILE_NAME for folder in folders):
+        if file.is_file():
+            try:
+                return tomllib.loads(file.read_text(encoding="utf-8")), file
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+                raise InvalidInput(f"{file}: cannot be read as TOML: {error}") from error
+    return {}, None
+
+
+def _explain(error: ValidationError, given: Mapping[str, str], file: Path | None) -> str:
+    lines = []
+    for detail in error.errors(include_url=False):
+        key = str(detail["loc"][0])
+        where = PREFIX + key.upper() if key in given else f"{file}: {key}"
+        if detail["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(Settings.model_fields))
+            lines.append(f"{where}: unknown setting; allowed are {allowed}")
+        else:
+            lines.append(f"{where}: {detail['msg']} (found {detail['input']!r})")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""MLflow as a mirror of the registry, fed from the outbox. SQL is the truth; MLflow may be down.
+
+Items are delivered in order and marked when MLflow has them; one that fails stays, with its error,
+and is delivered later. Delivering an item twice makes nothing twice.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.prompt_version import PromptRef, PromptVersion
+from orchestrator.tracking.mlflow_client import explain, open_client
+from orchestrator.tracking.mlflow_projection import PICTURE, MlflowProjection
+
+if TYPE_CHECKING:
+    from orchestrator.registry.outbox import Outbox, OutboxItem
+    from orchestrator.registry.prompt_registry import PromptRegistry
+
+MAX_ITEMS = 10_000
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one `deliver` did. `error` is the first failure: MLflow's, or an item's own."""
+
+    num_delivered: int
+    num_pending: int
+    error: str | None = None
+
+
+class MlflowMirror:
+    """Tells MLflow what happened. `artifact_root`: where an MLflow on SQLite keeps files."""
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        outbox: "Outbox",
+        registry: "PromptRegistry",
+        artifacts: ArtifactStore,
+        artifact_root: Path | None = None,
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self._outbox = outbox
+        self._registry = registry
+        self._artifacts = artifacts
+        self._artifact_root = artifact_root
+        self._projection: MlflowProjection | None = None
+
+    def deliver(self) -> Delivery:
+        """Deliver what is pending. Without any, MLflow is not even imported."""
+        if not self._outbox.num_pending():
+            return Delivery(0, 0)
+        try:
+            with self._alone():
+                num_delivered, error = self._deliver(self._outbox.pending(MAX_ITEMS))
+        except OSError as failure:
+            num_delivered, error = 0, explain(failure, self.tracking_uri)
+        return Delivery(num_delivered, self._outbox.num_pending(), error)
+
+    def ping(self) -> str | None:
+        """None if MLflow answers, else why it does not."""
+        try:
+            open_client(self.tracking_uri).search_experiments(max_results=1)
+        except Exception as error:  # MLflow raises nearly every kind for a server that is away
+            return explain(error, self.tracking_uri)
+        return None
+
+    def picture(self, version: PromptVersion) -> str | None:
+        """The path or URL of a delivered version's learning curve, or None."""
+        if version.run_id is None:
+            return None
+        if self._artifact_root is not None:
+            path = self._artifact_root / version.run_id / "artifacts" / PICTURE
+            if path.is_file():
+                return str(path)
+        try:
+            return self._open().picture_url(version.run_id, self.tracking_uri)
+        except Exception:  # a picture is not worth an error
+            return None
+
+    def _deliver(self, items: "list[OutboxItem]") -> tuple[int, str | None]:
+        """Stop at the first failure of MLflow; where the fault is a version's own (a lost
+        artifact), go on with the other tasks."""
+        num_delivered, first_error, blocked = 0, None, set()
+        for item in items:
+            task = item.payload["task"]
+            if task in blocked:
+                continue
+            error, is_own_fault = self._attempt(item)
+            if error is None:
+                num_delivered += 1
+                continue
+            first_error = first_error or error
+            if not is_own_fault:
+                break
+            blocked.add(task)
+        return num_delivered, first_error
+
+    def _attempt(self, item: "OutboxItem") -> tuple[str | None, bool]:
+        """Deliver one item; return its error, and whether that is the item's own."""
+        try:
+            self._deliver_item(item)
+        except TuttiError as error:
+            text = f"{item.kind} of {item.payload['task']}: {error.message}"
+            self._outbox.failed(item.id, text)
+            return text, True
+        except Exception as error:  # MLflow raises nearly every kind; the item waits in the outbox
+            self._projection = None
+            text = explain(error, self.tracking_uri)
+            self._outbox.failed(item.id, text)
+            return text, False
+        self._outbox.delivered(item.id)
+        return None, False
+
+    def _deliver_item(self, item: "OutboxItem") -> None:
+        task, number = item.payload["task"], item.payload["number"]
+        version = self._registry.resolve(PromptRef(task, number))
+        if item.kind == "version_registered":
+            self._ensure_linked(version)
+        elif item.kind == "alias_moved":
+            model_version = self._ensure_linked(version)
+            self._open().move_alias(task, item.payload["alias"], model_version, number)
+        else:
+            raise TuttiError(
+                f"the outbox has an item of the unknown kind {item.kind!r}", "Upgrade Tutti."
+            )
+
+    def _ensure_linked(self, version: PromptVersion) -> str:
+        """The MLflow model version that is this version, made now if there is none."""
+        if version.run_id and version.model_version:
+            return version.model_version
+        run_id, model_version = self._open().project(version)
+        self._outbox.link((version.task, version.number), run_id, model_version)
+        return model_version
+
+    def _open(self) -> MlflowProjection:
+        if self._projection is None:
+            client = open_client(self.tracking_uri)
+            self._projection = MlflowProjection(client, self._artifacts, self._artifact_root)
+        return self._projection
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Beside an embedded MLflow, one process delivers at a time."""
+        if self._artifact_root is None:
+            yield
+            return
+        self._artifact_root.mkdir(parents=True, exist_ok=True)
+        with (self._artifact_root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,73 @@
+"""DeepSpeed around the frozen base: whole on every rank (stage 0) or split over ranks (stage 3).
+
+DeepSpeed is given no optimizer: the base never learns. `engine.module` is called, not the engine,
+whose backward hooks want an optimizer. Under stage 3 every forward pass is a collective act, so all
+ranks make the same number of them: `rounds` agrees on it, and an idle rank runs `idle_batch`.
+"""
+
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from encoders.packed_model import PackedModel
+from encoders.packing import PackedBatch, PackedRow, pack
+from encoders.tokenization import TextTokenizer
+
+IDLE = "idle"
+LARGEST_WHOLE_PARAMETER = 10_000  # elements; norms and biases are not worth a collective call
+_PROBES = ("The capital of France is", "1, 2, 3, 4,", "a")
+
+
+class ShardedBase:
+    """A base model on this rank, checked to give its plain logits packed and sharded."""
+
+    def __init__(self, model: PackedModel, zero_stage: int) -> None:
+        self.model = model
+        self._zero_stage = zero_stage
+        self._is_collective = zero_stage == 3 and dist.get_world_size() > 1
+
+    @classmethod
+    def load(cls, folder: Path, tokenizer: TextTokenizer, zero_stage: int) -> "ShardedBase":
+        """Load a base folder, shard it, and check it; the process group must be up."""
+        model = PackedModel.load(folder)
+        probes = [ids for ids in map(tokenizer.encode, _PROBES) if ids]
+        expected = [model.plain_logits(ids) for ids in probes]
+        _skip_shm_compile()
+        engine, *_ = deepspeed.initialize(model=model.model, config=_engine_config(zero_stage))
+        sharded = PackedModel(engine.module)
+        sharded.check_exact(probes, expected)
+        return cls(sharded, zero_stage)
+
+    def rounds(self, num_batches: int) -> int:
+        """How many forward passes every rank makes now, given this rank's own number."""
+        if not self._is_collective:
+            return num_batches
+        most = torch.tensor([num_batches])
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most)
+
+    def idle_batch(self) -> tuple[PackedBatch, dict[str, Tensor]]:
+        """The smallest batch, with a virtual token that takes a gradient nobody uses."""
+        batch = pack([PackedRow(IDLE, (-1, 0))], {IDLE: 1})
+        return batch, {IDLE: torch.zeros(1, self.model.token_dim, requires_grad=True)}
+
+
+def _engine_config(zero_stage: int) -> dict[str, object]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {
+            "stage": zero_stage,
+            "stage3_param_persistence_threshold": LARGEST_WHOLE_PARAMETER,
+        },
+        "steps_per_print": 2**31,
+    }
+
+
+def _skip_shm_compile() -> None:
+    """Keep DeepSpeed on CPU from compiling its shared-memory collectives (a silent minute, and a
+    stale lock that hangs every later start if it is killed); gloo serves as well."""
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__ = {}

@@ -1,0 +1,128 @@
+"""What Ray Train runs on every rank of a gang: set up, load the base, train this rank's tasks."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.gang import (
+    GangEvent,
+    GangOrder,
+    StageReached,
+    TaskFailed,
+    TaskFinished,
+    TaskOrder,
+)
+
+#: Errors that would come again: they fail this rank's tasks. Others (a lost peer, a full disk) end
+#: the worker group, and Ray starts it again.
+DETERMINISTIC = (TuttiError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+MAX_POSITIONS = 1024  # of one forward pass, with the activations its backward pass needs
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What each rank is given. `board` is the actor handle of board.Board."""
+
+    order: GangOrder
+    base_folder: Path
+    artifact_url: str
+    log_folder: Path
+    num_threads: int
+    board: Any
+
+
+def run_worker(config: WorkerConfig) -> None:
+    """Train one rank's tasks to their ends. A task's own error fails that task alone."""
+    import ray
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    log = config.log_folder / f"worker-{rank}.log"
+    _send_output_to(log)
+
+    def post(events: Sequence[GangEvent]) -> None:
+        config.board.post.remote(list(events))
+
+    post([StageReached(rank, "importing torch and deepspeed")])
+    _set_threads(config.num_threads)
+    ended = ray.get(config.board.ended.remote())
+    orders = [order for order in config.order.ranks[rank] if order.job_id not in ended]
+
+    def end(event: GangEvent) -> None:
+        ray.get(config.board.post.remote([event]))
+
+    try:
+        _train(rank, config, orders, post, end)
+    except DETERMINISTIC as error:
+        for order in orders:
+            reason = f"{type(error).__name__}: {error} (the worker's log: {log})"
+            end(TaskFailed(order.job_id, reason))
+        raise
+
+
+def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
+    from encoders.tokenization import TextTokenizer
+    from orchestrator.training.rank_loop import RankLoop, TaskRun
+    from orchestrator.training.sharded_base import ShardedBase
+    from orchestrator.training.trained_prompt import store_trained_prompt
+
+    post([StageReached(rank, "loading the base")])
+    store = ArtifactStore(config.artifact_url)
+    tokenizer = TextTokenizer.load(config.base_folder)
+    base = ShardedBase.load(config.base_folder, tokenizer, config.order.zero_stage)
+    post([StageReached(rank, "training")])
+    by_job = {order.job_id: order for order in orders}
+    limit = config.order.max_length
+    runs = [run for order in orders if (run := _open(order, store, tokenizer, base, limit, end))]
+
+    def finish(run: TaskRun) -> None:
+        trained = store_trained_prompt(run, by_job[run.job_id], config.order.code_version, store)
+        post([run.progress("done")])
+        end(TaskFinished(run.job_id, trained))
+
+    RankLoop(base, runs, post, finish, MAX_POSITIONS).run()
+    post([StageReached(rank, "done")])
+
+
+def _open(
+    order: TaskOrder, store: ArtifactStore, tokenizer: Any, base: Any, limit: int, end: Any
+) -> Any:
+    """Read a task's stored data and build its trainer; an error fails this task alone."""
+    from orchestrator.domain.dataset import parse_dataset
+    from orchestrator.training.rank_loop import TaskRun
+    from orchestrator.training.task_data import encode_task, max_row_length
+    from orchestrator.training.task_trainer import TaskTrainer
+
+    try:
+        fields = (*order.spec.parsed_template().fields, order.spec.answer)
+        datasets = {
+            split: parse_dataset(store.get_bytes(digest), f"{order.spec.task}.{split}", fields)
+            for split, digest in order.datasets.items()
+        }
+        data = encode_task(order.spec, datasets, tokenizer, max_row_length(order.spec, limit))
+        return TaskRun(order.job_id, TaskTrainer(order.spec, data, base.model.token_dim))
+    except (TuttiError, ValueError) as error:
+        end(TaskFailed(order.job_id, str(error)))
+        return None
+
+
+def _set_threads(num_threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+
+def _send_output_to(path: Path) -> None:
+    """Everything this process prints, C++ included, goes to one file that the view names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)

@@ -1,0 +1,134 @@
+"""The migrations make exactly the declared tables, up and down, alone and in a crowd."""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from orchestrator.domain.errors import InvalidInput, SchemaMismatch
+from orchestrator.registry import migrate
+from orchestrator.registry.database import Database
+from orchestrator.registry.tables import VERSION_TABLE, jobs, metadata
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def set_revision(url: str, revision: str) -> None:
+    with Database(url).write() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
+
+
+def test_migrated_schema_is_the_declared_one(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+        names = [check["name"] for check in inspect(connection).get_check_constraints("jobs")]
+    assert names == ["ck_jobs_known_state"]
+
+
+def test_check_constraint_allows_each_job_state_and_no_other(database: Database) -> None:
+    (constraint,) = (c for c in jobs.constraints if c.name == "ck_jobs_known_state")
+    with database.read() as connection:
+        (found,) = inspect(connection).get_check_constraints("jobs")
+    assert words(found["sqltext"]) == words(str(constraint.sqltext))  # type: ignore[attr-defined]
+
+
+def words(sql: str) -> set[str]:
+    return set(sql.split("'")[1::2])
+
+
+def test_schema_goes_down_and_up_again(empty_url: str) -> None:
+    assert migrate.current(empty_url) is None
+    for _ in range(2):
+        assert migrate.upgrade(empty_url) == migrate.head() == migrate.current(empty_url)
+        assert migrate.upgrade(empty_url) == migrate.head()
+        migrate.downgrade(empty_url, "base")
+        assert migrate.current(empty_url) is None
+        with Database(empty_url).read() as connection:
+            assert set(inspect(connection).get_table_names()) == {VERSION_TABLE}
+
+
+def test_database_without_schema_is_refused_with_the_command(empty_url: str) -> None:
+    with pytest.raises(SchemaMismatch, match="no Tutti schema\n  Run `tutti db upgrade`"):
+        migrate.check(empty_url)
+
+
+def test_older_schema_is_refused_with_the_command(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "head", lambda: "0002")
+    with pytest.raises(SchemaMismatch, match=r"0001, older than .* 0002\n.*`tutti db upgrade`"):
+        Database.open(database_url)
+
+
+def test_newer_schema_is_refused_with_the_remedy(database_url: str) -> None:
+    set_revision(database_url, "0999")
+    with pytest.raises(SchemaMismatch, match=r"0999 is newer than this program(.|\n)*pip install"):
+        Database.open(database_url)
+
+
+def test_two_upgrades_at_once_in_threads_both_succeed(empty_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(migrate.upgrade, [empty_url] * 4)) == {migrate.head()}
+
+
+def test_two_upgrades_at_once_in_processes_both_succeed(empty_url: str) -> None:
+    with ProcessPoolExecutor(3, mp_context=SPAWN) as pool:
+        assert set(pool.map(migrate.upgrade, [empty_url] * 3)) == {migrate.head()}
+    migrate.check(empty_url)
+
+
+def test_upgrade_killed_half_way_leaves_nothing_and_can_be_run_again(empty_url: str) -> None:
+    victim = SPAWN.Process(target=die_half_way, args=(empty_url,))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert migrate.current(empty_url) is None
+    with Database(empty_url).read() as connection:
+        assert inspect(connection).get_table_names() == []
+    assert migrate.upgrade(empty_url) == migrate.head()
+    migrate.check(empty_url)
+
+
+def die_half_way(url: str) -> None:
+    """Upgrade, and be killed while the fifth table is made."""
+    from alembic import op
+
+    create_table, num_calls = op.create_table, 0
+
+    def create_and_die(*args: object, **options: object) -> object:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return create_table(*args, **options)  # type: ignore[arg-type]
+
+    op.create_table = create_and_die  # type: ignore[assignment]
+    migrate.upgrade(url)
+
+
+def test_tables_of_another_program_are_refused(empty_url: str) -> None:
+    with Database(empty_url).write() as connection:
+        connection.execute(text("CREATE TABLE jobs (id INTEGER)"))
+    with pytest.raises(InvalidInput, match="another program's tables are in the way: jobs"):
+        migrate.upgrade(empty_url)
+
+
+def test_asking_for_the_revision_does_not_create_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "absent.db"
+    assert migrate.current(f"sqlite:///{path}") is None
+    assert not path.exists()
+
+
+def test_upgrade_waits_for_a_writer_and_then_succeeds(empty_url: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with Database(empty_url).write() as connection:
+            connection.execute(text("CREATE TABLE other (id INTEGER)"))
+            upgraded = pool.submit(migrate.upgrade, empty_url)
+        assert upgraded.result() == migrate.head()
