@@ -35,6 +35,8 @@ def packed_attention(
     dividing H. Returns [1, N, H, d]. Raises PackingError for what it cannot do exactly."""
     if softcap is not None:
         raise PackingError("this base caps its attention scores; it cannot be run packed")
+    if kwargs.get("s_aux") is not None:
+        raise PackingError("this base has attention sinks; it cannot be run packed")
     if sliding_window is not None and packed_layout.max_length > sliding_window:
         raise PackingError(
             f"a row has {packed_layout.max_length} positions, more than the base's sliding "

@@ -47,5 +47,5 @@ def _header_shapes(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
         header = json.loads(data[8 : 8 + length])
         header.pop("__metadata__", None)
         return {name: (str(e["dtype"]), tuple(e["shape"])) for name, e in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise WeightsError(f"not a safetensors file: {error}") from error

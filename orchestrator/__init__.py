@@ -6,11 +6,12 @@ this package costs nothing.
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.code_version import VERSION as __version__
+
 if TYPE_CHECKING:
     from orchestrator.sdk import Tutti
 
 __all__ = ["Tutti", "__version__"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

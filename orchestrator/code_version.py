@@ -4,20 +4,20 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import orchestrator
+VERSION = "0.1.0"
 
 
 @cache
 def code_version() -> str:
     """`0.1.0`, or `0.1.0+g1a2b3c4d5e6f` in a git checkout, with `.dirty` if files changed."""
-    root = Path(orchestrator.__file__).parent.parent
+    root = Path(__file__).parent.parent
     if not (root / ".git").exists():
-        return orchestrator.__version__
+        return VERSION
     commit = _git(root, "rev-parse", "--short=12", "HEAD")
     if not commit:
-        return orchestrator.__version__
+        return VERSION
     dirty = ".dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
-    return f"{orchestrator.__version__}+g{commit}{dirty}"
+    return f"{VERSION}+g{commit}{dirty}"
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -6,6 +6,7 @@ with Tutti() as tutti:
     print(tutti.prompt("country-continent@production").metrics)
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -129,13 +130,13 @@ class Tutti:
         on_change: "Callable[[Jobs, Watch], None] | None",
     ) -> None:
         try:
-            while True:
-                controller.step()
+            is_done = False
+            while not (is_done and controller.is_idle):
+                controller.step(admits=not is_done)
                 jobs = self._jobs(wanted)
+                is_done = all(job.state.is_terminal for job in jobs)
                 if on_change:
                     on_change(jobs, controller.watch)
-                if all(job.state.is_terminal for job in jobs):
-                    return
                 time.sleep(POLL_S)
         finally:
             controller.stop()
@@ -212,11 +213,7 @@ class Tutti:
         from orchestrator.inference.chunk_worker import BatchPlan, ServedBase
 
         source = scan(input_path)
-        if output_path.is_dir() or output_path.resolve() == input_path.resolve():
-            raise InvalidInput(
-                f"{output_path}: cannot be the output",
-                "Give --output a new file, for example a.jsonl.",
-            )
+        _check_output(output_path, input_path)
         versions, unresolved = resolve_references(source, alias, self.parts.prompts.resolve)
         fingerprints = {version.lineage.base_fingerprint for version in versions.values()}
         bases = {fingerprint: self._served_base(fingerprint) for fingerprint in fingerprints}
@@ -238,3 +235,14 @@ class Tutti:
         self.parts.base_store.verify(fingerprint)
         record = self.parts.bases.get_by_fingerprint(fingerprint)
         return self.parts.base_store.path(fingerprint), record.max_length
+
+
+def _check_output(path: Path, source: Path) -> None:
+    """Raise InvalidInput unless `path` can become a file, before a run is paid for."""
+    is_special = path.exists() and not path.is_file()  # a folder, or a device like /dev/null
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if is_special or path.resolve() == source.resolve() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(
+            f"{path}: cannot be the output",
+            "Give --output a new file in a folder that can be written, for example a.jsonl.",
+        )

@@ -8,10 +8,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator.domain.errors import InvalidInput
 
@@ -19,10 +19,15 @@ FILE_NAME = "tutti.toml"
 PREFIX = "TUTTI_"
 
 
+def _number(value: object) -> object:
+    """A variable's text as a number, if it is one; pydantic judges the rest."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 class Settings(BaseModel):
     """All settings. Unset URLs mean the embedded parts under `home`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     home: Path
     database_url: str
@@ -31,7 +36,7 @@ class Settings(BaseModel):
     #: A Ray cluster to join (`host:port`, `ray://...`, `auto`); None starts one here.
     ray_address: str | None = None
     num_workers: int = Field(2, ge=1, le=4096)
-    zero_stage: Literal[0, 3] = 0
+    zero_stage: Annotated[Literal[0, 3], BeforeValidator(_number)] = 0
     #: Seconds after which a holder that has not been heard of loses its job.
     lease_s: float = Field(60.0, gt=1)
 
@@ -58,7 +63,10 @@ def read_settings(environ: Mapping[str, str] | None = None, cwd: Path | None = N
     }
     from_file, file = _read_file(cwd or Path.cwd(), given.get("home"))
     values: dict[str, Any] = {**from_file, **given}
-    home = Path(values.get("home") or platformdirs.user_data_path("tutti")).expanduser().absolute()
+    home = values.get("home") or platformdirs.user_data_path("tutti")
+    if not isinstance(home, str | Path):
+        raise InvalidInput(f"{file}: home: a folder is given as text (found {home!r})")
+    home = Path(home).expanduser().absolute()
     values["home"] = home
     values.setdefault("database_url", f"sqlite:///{home / 'tutti.db'}")
     values.setdefault("mlflow_tracking_uri", f"sqlite:///{home / 'mlflow.db'}")

@@ -10,7 +10,7 @@ from typing import Any
 from sources.rows import Row
 
 #: Below this many people a territory's name says little to a small language model.
-MIN_COUNTRY_POPULATION = 30_000
+MIN_COUNTRY_POPULATION = 1_000
 MIN_CITY_POPULATION = 400_000
 CITIES_PER_COUNTRY = 30
 NUM_CITY_COUNTRIES = 16

@@ -13,11 +13,6 @@ from orchestrator.domain.digest import digest_file, digest_json
 from orchestrator.domain.errors import InvalidModelFolder
 
 
-def source_digest(source: Path, gguf: str | None = None) -> str:
-    """The digest of the bytes a base model would be made from; nothing is loaded or converted."""
-    return BaseSource.open(source, gguf).digest
-
-
 @dataclass(frozen=True)
 class BaseSource:
     """A checked source and the digest of its bytes. `gguf` is the file to convert, if any."""

@@ -51,6 +51,10 @@ class BaseStore:
                 self._sweep()
         return manifest.to_record(name, base_source.gguf or source)
 
+    def source_digest(self, source: Path, gguf: str | None = None) -> str:
+        """The digest of the bytes a base would be made from; nothing is loaded or converted."""
+        return BaseSource.open(source, gguf).digest
+
     def path(self, fingerprint: str) -> Path:
         """The model's folder; raises IntegrityError if it is not in the store."""
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from orchestrator import __version__
+from orchestrator.code_version import VERSION
 from orchestrator.domain.errors import TuttiError
 
 #: command -> (module, what it does in one line)
@@ -40,7 +40,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tutti")
+@click.version_option(VERSION, prog_name="tutti")
 def tutti() -> None:
     """Tutti: many prompts, one frozen base model, all at once.
 

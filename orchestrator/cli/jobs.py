@@ -73,6 +73,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "base_fingerprint": job.submission.base_fingerprint,
         "spec_digest": job.submission.spec.digest(),
         "progress": dict(job.progress),
+        "outcome": dict(job.outcome),
         "created_at": job.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "finished_at": job.finished_at.isoformat() if job.finished_at else None,
@@ -109,6 +110,8 @@ def _fields(job: Job) -> dict[str, str]:
         "submitted": when(job.created_at),
         "started": when(job.started_at),
         "finished": when(job.finished_at),
+        "promoted to": str(job.outcome.get("alias") or ""),
+        "not promoted": "; ".join(job.outcome.get("refusals", ())),
         "error": job.error or "",
     }
     return {name: value for name, value in fields.items() if value}

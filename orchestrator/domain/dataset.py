@@ -4,6 +4,7 @@ A row is one JSON object a line; its values are text or numbers (numbers become 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,8 @@ def read_dataset(path: Path, fields: Iterable[str]) -> Dataset:
         raise InvalidData(
             f"{path}: no such file", "Data paths in a spec are relative to the spec's folder."
         ) from error
-    except OSError as error:
-        raise InvalidData(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise InvalidData(f"{path}: cannot be read: {error}") from error
     return parse_dataset(data, str(path), fields)
 
 
@@ -85,7 +86,14 @@ def text_fields(value: Any, place: str, needed: Iterable[str]) -> Row:
                 )
             continue
         row[key] = str(field)
+        if not is_text(row[key]):
+            raise InvalidData(f"{place}: the field {key!r} holds half a surrogate pair")
     return row
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` can be written as UTF-8: JSON's escapes can name what cannot."""
+    return not re.search("[\ud800-\udfff]", value)
 
 
 def _parse_row(line: bytes, place: str, needed: tuple[str, ...]) -> Row:

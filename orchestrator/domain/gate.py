@@ -3,16 +3,19 @@
     accuracy >= 0.6 and accuracy > incumbent.accuracy
 
 Names are metrics of the candidate version; `incumbent.NAME` is the same metric of the version the
-alias points at. A comparison with the incumbent holds when there is none. Nothing is evaluated as
-Python: the text is parsed to a tree of `and`, `or`, `not`, comparisons, names and numbers only.
+alias points at. A comparison with the incumbent holds when there is none, and one with a metric
+that was not measured does not, also under `not`. Nothing is evaluated as Python: the text is parsed
+to a tree of `and`, `or`, `not`, comparisons, names and numbers only.
 """
 
 import ast
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MAX_LENGTH = 1000
+MAX_SHOWN = 60
 INCUMBENT = "incumbent"
 
 _COMPARE: dict[type[ast.cmpop], tuple[str, Callable[[float, float], bool]]] = {
@@ -28,7 +31,7 @@ _LANGUAGE = "a gate has metric names, incumbent.NAME, numbers, < <= > >= == !=, 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a gate holds; `failures` names each false comparison with both numbers."""
+    """Whether a gate holds; `failures` names each comparison that does not, with both numbers."""
 
     passed: bool
     failures: tuple[str, ...] = ()
@@ -45,13 +48,16 @@ class Gate:
         """Parse `source`, or raise ValueError saying which part is not allowed."""
         if len(source) > MAX_LENGTH:
             raise ValueError(f"the gate has {len(source)} characters; at most {MAX_LENGTH}")
-        _check(_tree(source))
+        try:
+            _check(_tree(source))
+        except RecursionError as error:
+            raise ValueError(f"the gate is nested too deeply; {_LANGUAGE}") from error
         return cls(source)
 
     def judge(self, metrics: Mapping[str, float], incumbent: Mapping[str, float] | None) -> Verdict:
         """Evaluate against the candidate's metrics and the incumbent's (None: no incumbent)."""
         failures: list[str] = []
-        passed = _holds(_tree(self.source), metrics, incumbent, failures)
+        passed = _holds(_tree(self.source), True, metrics, incumbent, failures)
         return Verdict(passed, () if passed else tuple(failures))
 
 
@@ -73,7 +79,7 @@ def _check(node: ast.expr) -> None:
         for operand in (node.left, *node.comparators):
             _check_operand(operand)
     else:
-        raise ValueError(f"{ast.unparse(node)!r} is not a condition; {_LANGUAGE}")
+        raise ValueError(f"{_source(node)} is not a condition; {_LANGUAGE}")
 
 
 def _check_operand(node: ast.expr) -> None:
@@ -83,9 +89,17 @@ def _check_operand(node: ast.expr) -> None:
         return
     is_negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
     value = node.operand if is_negative and isinstance(node, ast.UnaryOp) else node
-    if isinstance(value, ast.Constant) and type(value.value) in (int, float):
+    number = value.value if isinstance(value, ast.Constant) else None
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        if abs(number) > sys.float_info.max:
+            raise ValueError(f"{_source(node)} is too large a number")
         return
-    raise ValueError(f"{ast.unparse(node)!r} is not a metric or number; {_LANGUAGE}")
+    raise ValueError(f"{_source(node)} is not a metric or number; {_LANGUAGE}")
+
+
+def _source(node: ast.expr) -> str:
+    text = ast.unparse(node)
+    return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "...")
 
 
 def _is_incumbent(node: ast.expr) -> bool:
@@ -98,43 +112,45 @@ def _is_incumbent(node: ast.expr) -> bool:
 
 def _holds(
     node: ast.expr,
+    wanted: bool,
     metrics: Mapping[str, float],
     incumbent: Mapping[str, float] | None,
     failures: list[str],
 ) -> bool:
+    """Whether `node` is `wanted`: a `not` turns what is wanted of the comparisons under it."""
     if isinstance(node, ast.BoolOp):
-        results = [_holds(value, metrics, incumbent, failures) for value in node.values]
-        return all(results) if isinstance(node.op, ast.And) else any(results)
+        results = [_holds(value, wanted, metrics, incumbent, failures) for value in node.values]
+        return all(results) if isinstance(node.op, ast.And) == wanted else any(results)
     if isinstance(node, ast.UnaryOp):
-        inner: list[str] = []
-        if _holds(node.operand, metrics, incumbent, inner):
-            failures.append(f"{ast.unparse(node)} is false")
-            return False
-        return True
+        return _holds(node.operand, not wanted, metrics, incumbent, failures)
     assert isinstance(node, ast.Compare)
-    return _compare(node, metrics, incumbent, failures)
+    operands = [node.left, *node.comparators]
+    links = zip(operands, node.ops, operands[1:], strict=False)
+    results = [_compare(*link, wanted, metrics, incumbent, failures) for link in links]
+    return all(results) if wanted else any(results)
 
 
 def _compare(
-    node: ast.Compare,
+    left: ast.expr,
+    op: ast.cmpop,
+    right: ast.expr,
+    wanted: bool,
     metrics: Mapping[str, float],
     incumbent: Mapping[str, float] | None,
     failures: list[str],
 ) -> bool:
-    operands = [node.left, *node.comparators]
-    if incumbent is None and any(_is_incumbent(operand) for operand in operands):
+    if incumbent is None and (_is_incumbent(left) or _is_incumbent(right)):
         return True
-    values = [_value(operand, metrics, incumbent or {}) for operand in operands]
-    for index, op in enumerate(node.ops):
-        symbol, compare = _COMPARE[type(op)]
-        left, right = values[index], values[index + 1]
-        if left is None or right is None or not compare(left, right):
-            failures.append(
-                f"{ast.unparse(operands[index])} {symbol} {ast.unparse(operands[index + 1])} "
-                f"is false: {_shown(left)} against {_shown(right)}"
-            )
-            return False
-    return True
+    symbol, compare = _COMPARE[type(op)]
+    first = _value(left, metrics, incumbent or {})
+    second = _value(right, metrics, incumbent or {})
+    if first is not None and second is not None and compare(first, second) == wanted:
+        return True
+    failures.append(
+        f"{'' if wanted else 'not '}{ast.unparse(left)} {symbol} {ast.unparse(right)} is false: "
+        f"{_shown(first)} against {_shown(second)}"
+    )
+    return False
 
 
 def _value(
@@ -148,4 +164,4 @@ def _value(
 
 
 def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
+    return "not measured" if value is None else f"{value:.6g}"

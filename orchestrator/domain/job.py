@@ -86,7 +86,8 @@ class Submission:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the queue holds it. `version` is the number of the version it made."""
+    """A job as the queue holds it. `version` is the number of the version it made; `outcome` says
+    whether that was new, which alias moved, and the refusals of its gate."""
 
     id: str
     submission: Submission
@@ -99,6 +100,7 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str:

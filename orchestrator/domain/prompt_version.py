@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -73,7 +73,6 @@ class PromptVersion:
     aliases: tuple[str, ...] = ()
     run_id: str | None = None
     model_version: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:

@@ -15,6 +15,8 @@ from orchestrator.domain.task_spec import TaskSpec
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+_STARTS = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
+_ENDS = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
 Location = tuple[str | int, ...]
 
 
@@ -58,10 +60,14 @@ def parse_spec(text: str, name: str) -> TaskSpec:
 
 def _compose(text: str) -> yaml.Node:
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, _STARTS) - isinstance(event, _ENDS)
+            line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise _Refused(line, "YAML aliases (*name) are not allowed")
+            if depth > MAX_DEPTH:
+                raise _Refused(line, f"nested deeper than {MAX_DEPTH} levels")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -77,13 +83,12 @@ def _build(node: yaml.Node, at: Location, lines: dict[Location, int]) -> Any:
     """Turn a node into plain values, recording each key's line."""
     line = node.start_mark.line + 1
     lines.setdefault(at, line)
-    if len(at) > MAX_DEPTH:
-        raise _Refused(line, f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*at, i), lines) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, at, lines)
     try:
+        node.value.encode()  # half a surrogate pair is no text
         return yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
         raise _Refused(line, f"cannot read {node.value!r} as {node.tag}") from error

@@ -25,7 +25,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_alias(name: str) -> str:
+    """Return `name` if it may name an alias: a name that is no number (TASK@7 is a version)."""
+    if name.isdigit():
+        raise ValueError(f"{name!r} is a version's number; an alias needs a letter")
+    return check_name(name)
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+Alias = Annotated[str, AfterValidator(check_alias)]
 Metric = Literal["accuracy", "exact_match", "loss"]
 
 
@@ -97,7 +105,7 @@ class EvaluationSpec(_Part):
 class PromoteSpec(_Part):
     """Move `alias` to the new version when the condition `when` holds (always, if not given)."""
 
-    alias: Name = "production"
+    alias: Alias = "production"
     when: str | None = None
 
 

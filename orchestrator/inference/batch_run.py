@@ -75,7 +75,7 @@ def run_batch(
         assert done == source.num_lines, "a batch run lost or doubled rows"
 
     write_durably(output, answered())
-    versions = tuple({v.digest: v for v in plan.versions.values()}.values())
+    versions = tuple({v.ref: v for v in plan.versions.values()}.values())
     result = BatchResult(output, done, errors, versions, time.monotonic() - started)
     _write_manifest(result, source)
     return result

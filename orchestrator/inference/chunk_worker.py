@@ -103,17 +103,17 @@ class ChunkWorker:
             assert line.request is not None
             assert line.version is not None
             try:
-                context = prompts[line.version.digest].encode(line.request.fields, tokenizer)
+                context = prompts[line.version.ref].encode(line.request.fields, tokenizer)
             except InvalidInput as error:
                 line.error = error.message
             else:
-                ready.append((line, Query(line.version.digest, context)))
+                ready.append((line, Query(line.version.ref, context)))
         answers = predictor.answer([query for _, query in ready])
         for (line, _), answer in zip(ready, answers, strict=True):
             line.answer, line.score = answer.text, answer.score
 
     def _engine(self, fingerprint: str) -> Any:
-        """(predictor, prompts by digest, tokenizer) of a base."""
+        """(predictor, prompts by reference, tokenizer) of a base."""
         if fingerprint not in self._engines:
             self._engines[fingerprint] = self._load(fingerprint)
         return self._engines[fingerprint]
@@ -131,7 +131,7 @@ class ChunkWorker:
         tokenizer = TextTokenizer.load(base.folder)
         store = ArtifactStore(self.plan.artifact_url)
         prompts = {
-            version.digest: ServedPrompt.load(version, store, tokenizer, base.max_length)
+            version.ref: ServedPrompt.load(version, store, tokenizer, base.max_length)
             for version in self.plan.versions.values()
             if version.lineage.base_fingerprint == fingerprint
         }

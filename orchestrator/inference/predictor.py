@@ -28,21 +28,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """A row to answer: its prompt's digest, and its encoded context."""
+    """A row to answer: its prompt's key, and its encoded context."""
 
     prompt: str
     context: tuple[int, ...]
 
 
 class Predictor:
-    """Answers queries with `prompts` (by version digest) on a base; deterministic."""
+    """Answers queries with `prompts`, by key, on a base; deterministic."""
 
     def __init__(
         self, model: PackedModel, tokenizer: TextTokenizer, prompts: Mapping[str, ServedPrompt]
     ) -> None:
         self._model, self._tokenizer, self._prompts = model, tokenizer, prompts
-        self._virtual = {digest: prompt.virtual_tokens for digest, prompt in prompts.items()}
-        self._lengths = {digest: tokens.shape[0] for digest, tokens in self._virtual.items()}
+        self._virtual = {key: prompt.virtual_tokens for key, prompt in prompts.items()}
+        self._lengths = {key: tokens.shape[0] for key, tokens in self._virtual.items()}
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[Answer]:

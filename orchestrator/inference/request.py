@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.domain.dataset import MAX_LINE_CHARS, text_fields
+from orchestrator.domain.dataset import MAX_LINE_CHARS, is_text, text_fields
 from orchestrator.domain.errors import InvalidData, InvalidInput
 from orchestrator.domain.prompt_version import PromptRef
 
@@ -36,8 +36,10 @@ def parse_request(line: bytes, number: int, default_alias: str) -> Request:
         raise InvalidData(f"{place}: 'task' must be a task's name")
     if version is not None and (isinstance(version, bool) or not isinstance(version, str | int)):
         raise InvalidData(f"{place}: 'version' must be a number or an alias")
-    if not isinstance(request_id, str | int | None):
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
         raise InvalidData(f"{place}: 'id' must be text or a whole number")
+    if isinstance(request_id, str) and not is_text(request_id):
+        raise InvalidData(f"{place}: 'id' holds half a surrogate pair")
     if "fields" not in value:
         raise InvalidData(f"{place}: the key 'fields' is missing")
     fields = text_fields(value["fields"], f"{place}: fields", ())

@@ -53,6 +53,7 @@ def job_from_row(row: Row[Any]) -> Job:
         started_at=row.started_at,
         finished_at=row.finished_at,
         progress=row.progress,
+        outcome=row.outcome or {},
     )
 
 

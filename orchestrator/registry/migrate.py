@@ -16,7 +16,6 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, inspect, text
 
-import orchestrator
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch
 from orchestrator.registry.engine import (
     create_folder,
@@ -143,7 +142,7 @@ def _scripts() -> ScriptDirectory:
 
 def _config() -> Config:
     """alembic's configuration. The folder is beside the package in a checkout, inside a wheel."""
-    package = Path(orchestrator.__file__).parent
+    package = Path(__file__).parents[1]
     shipped = package / "migrations"
     folder = shipped if shipped.exists() else package.parent / "migrations"
     config = Config()

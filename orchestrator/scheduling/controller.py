@@ -7,9 +7,10 @@ it finds, whether the database is new or a controller was killed a moment ago.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.domain.errors import StaleLease, TuttiError
+from orchestrator.domain.errors import IntegrityError, InvalidInput, StaleLease, TuttiError
 from orchestrator.domain.gang import (
     Gang,
+    GangEvent,
     GangLauncher,
     GangOrder,
     StageReached,
@@ -24,7 +25,8 @@ from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.scheduling.gang_plan import GangKey, assign_ranks, group_jobs, num_ranks
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3  # not counting those a user stopped
+STOPPED = "the controller was stopped"
 HEARTBEATS_PER_LEASE = 6
 MAX_HEARTBEAT_S = 2.0  # so that `tutti jobs list` elsewhere is up to date
 
@@ -81,20 +83,21 @@ class Controller:
         """No gang is up."""
         return not self._running
 
-    def step(self) -> None:
-        """Take back lost jobs, hear the gangs, start what is queued."""
+    def step(self, admits: bool = True) -> None:
+        """Take back lost jobs, hear the gangs, and start what is queued (if it `admits`)."""
         self._queue.reclaim(self._is_dead)
         for running in list(self._running):
             self._hear(running)
-        if self.is_idle:
+        if admits and self.is_idle:
             self._start_next()
 
     def stop(self) -> None:
         """End all gangs; their unfinished jobs go back to the queue."""
-        for running in self._running:
+        for running in list(self._running):
             running.gang.stop()
+            self._take(running, running.gang.poll().events)  # what finished meanwhile is kept
             for lease in running.leases.values():
-                self._release(lease, "the controller was stopped")
+                self._release(lease, STOPPED)
         self._running.clear()
 
     def _start_next(self) -> None:
@@ -113,10 +116,10 @@ class Controller:
         claimed = {job.id: job for job in jobs if job.id in leases}
         if not claimed:
             return False
-        order = self._order(key, list(claimed.values()), leases)
         for lease in leases.values():
             self._queue.start(lease)
         try:
+            order = self._order(key, list(claimed.values()), leases)
             gang = self._launcher.launch(order)
         except TuttiError as error:
             for job_id, lease in leases.items():
@@ -149,17 +152,20 @@ class Controller:
 
     def _hear(self, running: _RunningGang) -> None:
         status = running.gang.poll()
-        for event in status.events:
+        self._take(running, status.events)
+        if self._now() >= running.next_heartbeat:
+            self._beat(running)
+        if not status.is_running:
+            self._bury(running, status.error or "the gang ended before the job did")
+
+    def _take(self, running: _RunningGang, events: Sequence[GangEvent]) -> None:
+        for event in events:
             if isinstance(event, StageReached):
                 self.watch.stages[event.rank] = event.stage
             elif isinstance(event, TaskProgress):
                 self.watch.progress[event.job_id] = event
             else:
                 self._end(running, event)
-        if self._now() >= running.next_heartbeat:
-            self._beat(running)
-        if not status.is_running:
-            self._bury(running, status.error or "the gang ended before the job did")
 
     def _end(self, running: _RunningGang, event: TaskFinished | TaskFailed) -> None:
         lease = running.leases.pop(event.job_id, None)
@@ -174,6 +180,8 @@ class Controller:
             completion = self._registry.complete(lease, event.trained, spec.promote, self._actor)
         except StaleLease as error:
             self.watch.failures[event.job_id] = str(error)
+        except (InvalidInput, IntegrityError) as error:  # a result that no version can be made of
+            self._fail(event.job_id, lease, str(error))
         else:
             self.watch.completions[event.job_id] = completion
 
@@ -206,7 +214,8 @@ class Controller:
         """A gang is over: what it left undone is tried again, up to MAX_ATTEMPTS times in all."""
         self._running.remove(running)
         for job_id, lease in running.leases.items():
-            if self._queue.get(job_id).attempts >= MAX_ATTEMPTS:
+            attempts = self._queue.attempts(job_id)
+            if sum(attempt.cause != STOPPED for attempt in attempts) >= MAX_ATTEMPTS:
                 self._fail(job_id, lease, f"{error} (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})")
             else:
                 self._release(lease, error)

@@ -10,6 +10,9 @@ from orchestrator.tracking.curve import Curve, Series, finite, held_out, metric_
 from orchestrator.tracking.version_run import describe
 
 BLUE, ORANGE, GREY, INK = "#2b6cb0", "#dd6b20", "#718096", "#1a202c"
+#: Where the panels stand, in shares of the picture. matplotlib's own layouts take twice the time.
+LEFT = 0.05
+PANELS = {"left": LEFT, "right": 0.985, "bottom": 0.19, "top": 0.82, "wspace": 0.13}
 MAX_POINTS = 2000
 #: The training loss of single steps is noisy; means over this share of the steps show its course.
 SMOOTHING_SHARE = 0.05
@@ -22,16 +25,14 @@ def draw_learning_curve(version: PromptVersion, curve: Curve) -> bytes:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.04)
-    figure = Figure(figsize=(10, 4.4), dpi=144, facecolor="white", layout=layout)
+    figure = Figure(figsize=(10, 4.4), dpi=144, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(version.ref, x=0.012, ha="left", fontsize=15, fontweight="bold", color=INK)
-    loss_panel, metric_panel = figure.subplots(1, 2, sharex=True)
+    figure.text(LEFT, 0.92, version.ref, fontsize=15, fontweight="bold", color=INK)
+    figure.text(LEFT, 0.035, _subtitle(version), fontsize=9, color=GREY)
+    loss_panel, metric_panel = figure.subplots(1, 2, sharex=True, gridspec_kw=PANELS)
     _draw_loss(loss_panel, curve, metric_of(version))
     _draw_metric(metric_panel, version, curve)
-    figure.supxlabel(_subtitle(version), x=0.012, ha="left", fontsize=9, color=GREY)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None, "Title": version.ref})
     return picture.getvalue()

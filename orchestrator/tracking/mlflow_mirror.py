@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.prompt_version import PromptRef, PromptVersion
-from orchestrator.tracking.mlflow_client import explain, open_client
+from orchestrator.tracking.mlflow_client import explain, is_database, open_client
 from orchestrator.tracking.mlflow_projection import PICTURE, MlflowProjection
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Delivery:
 
 
 class MlflowMirror:
-    """Tells MLflow what happened. `artifact_root`: where an MLflow on SQLite keeps files."""
+    """Tells MLflow what happened. `artifact_root`: where an MLflow without a server keeps files."""
 
     def __init__(
         self,
@@ -140,6 +140,8 @@ class MlflowMirror:
 
     def _open(self) -> MlflowProjection:
         if self._projection is None:
+            if self._artifact_root is None and is_database(self.tracking_uri):
+                raise ValueError("an MLflow without a server needs an artifact_root for its files")
             client = open_client(self.tracking_uri)
             self._projection = MlflowProjection(client, self._artifacts, self._artifact_root)
         return self._projection

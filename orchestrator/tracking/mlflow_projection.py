@@ -14,6 +14,7 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.tracking.curve import read_curve
 from orchestrator.tracking.learning_curve import draw_learning_curve
+from orchestrator.tracking.mlflow_client import without_password
 from orchestrator.tracking.version_run import (
     DIGEST_TAG,
     REF_TAG,
@@ -61,7 +62,7 @@ class MlflowProjection:
         info = self._client.get_run(run_id).info
         if tracking_uri.startswith("http"):
             run = f"#/experiments/{info.experiment_id}/runs/{run_id}"
-            return f"{tracking_uri.rstrip('/')}/{run}/artifacts/{PICTURE}"
+            return f"{without_password(tracking_uri).rstrip('/')}/{run}/artifacts/{PICTURE}"
         return f"{info.artifact_uri.removeprefix('file://')}/{PICTURE}"
 
     def _open_experiment(self, artifact_root: Path | None) -> str:

@@ -85,7 +85,7 @@ def time_span_ms(version: PromptVersion) -> tuple[int, int]:
 def version_json(version: PromptVersion) -> str:
     """The registered version as JSON, without what may still change."""
     value = asdict(version)
-    for name in ("aliases", "run_id", "model_version", "tags"):
+    for name in ("aliases", "run_id", "model_version"):
         value.pop(name)
     return json.dumps(
         value | {"created_at": version.created_at.isoformat()}, indent=2, ensure_ascii=False

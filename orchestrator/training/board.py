@@ -14,6 +14,7 @@ class Board:
     def __init__(self) -> None:
         self._events: list[GangEvent] = []
         self._ended: set[str] = set()
+        self._is_stopping = False
 
     def post(self, events: Sequence[GangEvent]) -> None:
         """Take events from a worker; a second end of the same task is dropped."""
@@ -28,6 +29,14 @@ class Board:
         """Hand over everything that came since the last call."""
         events, self._events = self._events, []
         return events
+
+    def stop(self) -> None:
+        """Ask the workers to leave at their next step."""
+        self._is_stopping = True
+
+    def is_stopping(self) -> bool:
+        """Whether the workers are asked to leave."""
+        return self._is_stopping
 
     def ended(self) -> frozenset[str]:
         """Jobs that need no more work."""

@@ -9,6 +9,7 @@ from orchestrator.training.board import Board
 from orchestrator.training.worker import WorkerConfig, run_worker
 
 MAX_WORKER_FAILURES = 2
+STOP_TIMEOUT_S = 60.0
 
 
 class RayGang:
@@ -38,10 +39,15 @@ class RayGang:
         return GangStatus(tuple(events), is_running, None if is_running else self._error)
 
     def stop(self) -> None:
-        """Leave the run; its cluster is shut down by the one who started it."""
+        """Ask the workers to leave at their next step, and wait until the run has ended.
+
+        Ray must not be shut down under a thread that waits on it: that ends this process.
+        """
         import ray
 
-        ray.kill(self._board)
+        if self._thread.is_alive():
+            ray.get(self._board.stop.remote())
+            self._thread.join(STOP_TIMEOUT_S)
 
 
 class RayGangLauncher:

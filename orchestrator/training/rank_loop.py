@@ -58,15 +58,17 @@ class RankLoop:
         post: Post,
         finish: Callable[[TaskRun], None],
         max_positions: int,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._base, self._runs = base, list(runs)
+        self._is_stopping = is_stopping
         self._post, self._finish = post, finish
         self._max_positions = max_positions
 
     def run(self) -> None:
-        """Loop until no rank has work left."""
+        """Loop until no rank has work left, or until `is_stopping` on any of them."""
         self._score_manual_prompts()
-        while True:
+        while not self._base.any_rank(self._is_stopping()):
             trained = self._train_step([run for run in self._runs if not run.trainer.is_done])
             evaluated = self._evaluate([run for run in self._runs if run.trainer.is_evaluation_due])
             tested = self._end([run for run in self._runs if run.trainer.is_done])

@@ -49,6 +49,10 @@ class ShardedBase:
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank whose forward passes are tied to this one's."""
+        return self.rounds(int(flag)) > 0
+
     def idle_batch(self) -> tuple[PackedBatch, dict[str, Tensor]]:
         """The smallest batch, with a virtual token that takes a gradient nobody uses."""
         batch = pack([PackedRow(IDLE, (-1, 0))], {IDLE: 1})

@@ -76,16 +76,17 @@ def encode_task(
     """Encode all splits; raise InvalidData naming file and line for a row that does not fit."""
     template = spec.parsed_template()
     candidates = _candidates(spec, datasets)
-    plain_ids = [template.encode_answer(answer, tokenizer.encode) for answer in candidates]
-    ends = spec.evaluation.metric != "accuracy" or _any_opens_another(plain_ids)
-    ids = ended(plain_ids, tokenizer) if ends else tuple(plain_ids)
-    encoder = _Encoder(template, tokenizer, candidates, ids, max_length)
+    plain_ids = _answer_ids(spec, template, candidates, tokenizer)
+    ranks = spec.evaluation.metric == "accuracy"
+    ends = not ranks or _any_opens_another(plain_ids)
+    ids = ended(plain_ids, tokenizer) if ends else plain_ids
+    encoder = _Encoder(template, tokenizer, candidates, ids, ranks, max_length)
     splits = {split: encoder.encode(dataset) for split, dataset in datasets.items()}
     manual = spec.parsed_manual_prompt()
     if manual is None:
         return TaskData(splits, candidates, ids, ends)
-    manual_ids = tuple(manual.encode_answer(answer, tokenizer.encode) for answer in candidates)
-    manual_encoder = _Encoder(manual, tokenizer, candidates, manual_ids, max_length)
+    manual_ids = _answer_ids(spec, manual, candidates, tokenizer)
+    manual_encoder = _Encoder(manual, tokenizer, candidates, manual_ids, ranks, max_length)
     rows = manual_encoder.encode(datasets.get("test", datasets["eval"]))
     return TaskData(splits, candidates, ids, ends, rows, manual_ids)
 
@@ -106,6 +107,7 @@ class _Encoder:
     tokenizer: TextTokenizer
     candidates: tuple[str, ...]
     candidate_ids: tuple[tuple[int, ...], ...]
+    ranks: bool
     max_length: int
 
     def encode(self, dataset: Dataset) -> tuple[Example, ...]:
@@ -131,10 +133,12 @@ class _Encoder:
         answer = self.candidate_ids[candidate]
         if not context:
             raise InvalidData(f"{dataset.place(index)}: nothing stands before the answer")
-        if len(context) + len(answer) > self.max_length:
+        longest = max(map(len, self.candidate_ids)) if self.ranks else len(answer)
+        if len(context) + longest > self.max_length:
+            counted = "the longest candidate" if self.ranks else "answer"
             raise InvalidData(
-                f"{dataset.place(index)}: the row has {len(context) + len(answer)} tokens "
-                f"(virtual tokens and answer counted); at most {self.max_length} are allowed",
+                f"{dataset.place(index)}: the row has {len(context) + longest} tokens (virtual "
+                f"tokens and {counted} counted); at most {self.max_length} are allowed",
                 "Shorten the row, or raise data.max_length up to the base's context length.",
             )
         return Example(context, answer, candidate)
@@ -155,6 +159,15 @@ def _candidates(spec: TaskSpec, datasets: Mapping[str, Dataset]) -> tuple[str, .
             "Give candidates: in the spec, or use the metric exact_match.",
         )
     return tuple(sorted(answers))
+
+
+def _answer_ids(
+    spec: TaskSpec, template: Template, candidates: Sequence[str], tokenizer: TextTokenizer
+) -> tuple[tuple[int, ...], ...]:
+    try:
+        return tuple(template.encode_answer(answer, tokenizer.encode) for answer in candidates)
+    except TemplateError as error:
+        raise InvalidData(f"task {spec.task}: {error}") from error
 
 
 def _any_opens_another(ids: Sequence[tuple[int, ...]]) -> bool:

@@ -66,6 +66,8 @@ def run_worker(config: WorkerConfig) -> None:
 
 
 def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
+    import ray
+
     from encoders.tokenization import TextTokenizer
     from orchestrator.training.rank_loop import RankLoop, TaskRun
     from orchestrator.training.sharded_base import ShardedBase
@@ -85,7 +87,10 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
         post([run.progress("done")])
         end(TaskFinished(run.job_id, trained))
 
-    RankLoop(base, runs, post, finish, MAX_POSITIONS).run()
+    def is_stopping() -> bool:
+        return bool(ray.get(config.board.is_stopping.remote()))
+
+    RankLoop(base, runs, post, finish, MAX_POSITIONS, is_stopping).run()
     post([StageReached(rank, "done")])
 
 

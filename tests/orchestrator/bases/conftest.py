@@ -1,4 +1,4 @@
-"""A random tiny Llama with ByT5's tokenizer, which has no vocabulary file."""
+"""The tiny base model, to be stored and to be spoilt."""
 
 import json
 import shutil
@@ -9,28 +9,12 @@ from typing import Any
 import pytest
 
 from orchestrator.bases.base_store import BaseStore
-from orchestrator.bases.quiet_transformers import quiet_transformers
+from tests.tiny import make_tiny_base
 
 
 @pytest.fixture(scope="session")
 def tiny_model_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    with quiet_transformers() as transformers:
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=384,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-        )
-        transformers.LlamaForCausalLM(config).save_pretrained(folder)
-        transformers.ByT5Tokenizer().save_pretrained(folder)
-    return folder
+    return make_tiny_base(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ TOKENS = [chr(code) for code in range(33, 127)] + ["Ġ", "th"]  # Ġ: GPT-2's na
 
 def tiny_shapes() -> dict[str, tuple[int, ...]]:
     """The tensors of a Llama with d=64, 4 heads, 2 KV heads, by their names in GGUF."""
-    layer = {
-        **{"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)},
-        **{"ffn_gate": (128, 64), "ffn_up": (128, 64), "ffn_down": (64, 128)},
-        **{"attn_norm": (64,), "ffn_norm": (64,)},
-    }
+    layer: dict[str, tuple[int, ...]]
+    layer = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
+    layer |= {"ffn_gate": (128, 64), "ffn_up": (128, 64), "ffn_down": (64, 128)}
+    layer |= {"attn_norm": (64,), "ffn_norm": (64,)}
     shapes = {f"blk.{i}.{name}": shape for i in range(NUM_LAYERS) for name, shape in layer.items()}
     return {"token_embd": (len(TOKENS), 64), "output_norm": (64,), **shapes}
 
@@ -83,7 +82,7 @@ def test_a_path_that_climbs_is_refused(store: BaseStore, tiny_gguf: Path, gguf: 
 
 
 def test_a_missing_gguf_file_names_those_there(store: BaseStore, tiny_gguf: Path) -> None:
-    with pytest.raises(InvalidModelFolder, match=r"no such file[\s\S]*tiny\.gguf$"):
+    with pytest.raises(InvalidModelFolder, match=r"no such file[\s\S]*tiny\.gguf\.$"):
         store.add("tiny", tiny_gguf.parent, "other.gguf")
 
 

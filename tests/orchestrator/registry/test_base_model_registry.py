@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from threading import Barrier
 
 import pytest
 
@@ -103,12 +104,15 @@ def test_name_that_is_no_name_is_refused(bases: BaseModelRegistry, name: str) ->
 
 
 def test_parallel_adds_of_one_name_give_one_base(bases: BaseModelRegistry) -> None:
-    def add(number: int) -> bool:
+    together = Barrier(8)
+
+    def add(number: int, name: str) -> bool:
+        together.wait()
         try:
-            return bases.add(replace(RECORD, fingerprint=f"{number:064x}"))[1]
+            return bases.add(replace(RECORD, name=name, fingerprint=f"{number:064x}"))[1]
         except InvalidInput:
             return False
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(add, range(16))) == 1
-    assert len(bases.list()) == 1
+        for name in "abcdef":
+            assert sum(pool.map(add, range(8), [name] * 8)) == 1

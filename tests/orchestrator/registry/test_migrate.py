@@ -19,11 +19,6 @@ from orchestrator.registry.tables import VERSION_TABLE, jobs, metadata
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def set_revision(url: str, revision: str) -> None:
-    with Database(url).write() as connection:
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"))
-
-
 def test_migrated_schema_is_the_declared_one(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
@@ -67,10 +62,12 @@ def test_older_schema_is_refused_with_the_command(
         Database.open(database_url)
 
 
-def test_newer_schema_is_refused_with_the_remedy(database_url: str) -> None:
-    set_revision(database_url, "0999")
+def test_newer_schema_is_refused_with_the_remedy(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    with Database(empty_url).write() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0999'"))
     with pytest.raises(SchemaMismatch, match=r"0999 is newer than this program(.|\n)*pip install"):
-        Database.open(database_url)
+        Database.open(empty_url)
 
 
 def test_two_upgrades_at_once_in_threads_both_succeed(empty_url: str) -> None:
@@ -78,9 +75,16 @@ def test_two_upgrades_at_once_in_threads_both_succeed(empty_url: str) -> None:
         assert set(pool.map(migrate.upgrade, [empty_url] * 4)) == {migrate.head()}
 
 
+def test_several_databases_are_upgraded_at_once_in_threads(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / str(number)}.db" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(migrate.upgrade, urls)) == {migrate.head()}
+    assert {migrate.current(url) for url in urls} == {migrate.head()}
+
+
 def test_two_upgrades_at_once_in_processes_both_succeed(empty_url: str) -> None:
-    with ProcessPoolExecutor(3, mp_context=SPAWN) as pool:
-        assert set(pool.map(migrate.upgrade, [empty_url] * 3)) == {migrate.head()}
+    with ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
+        assert set(pool.map(migrate.upgrade, [empty_url] * 2)) == {migrate.head()}
     migrate.check(empty_url)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.tracking.curve import Curve, thin
 from orchestrator.tracking.learning_curve import draw_learning_curve
-from tests.orchestrator.tracking.conftest import tiny_curve
+from tests.orchestrator.tracking.memory_registry import tiny_curve
 
 Make = Callable[..., PromptVersion]
 
@@ -26,7 +26,7 @@ def test_it_is_a_png_of_readable_size_with_the_versions_name(make_version: Make)
     assert image.format == "PNG"
     assert image.width >= 1200
     assert image.info["Title"] == "country-continent@1"
-    colors = {color[:3] for _, color in image.getcolors(1 << 20) or []}
+    colors = {color for _, color in image.convert("RGB").getcolors(1 << 20) or []}
     assert {(0x2B, 0x6C, 0xB0), (0xDD, 0x6B, 0x20), (0x71, 0x80, 0x96)} <= colors
 
 

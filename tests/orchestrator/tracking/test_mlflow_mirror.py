@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.domain.prompt_version import PromptVersion
+from orchestrator.domain.prompt_version import PromptRef, PromptVersion, TrainedPrompt
+from orchestrator.registry.database import Database
+from orchestrator.registry.outbox import Outbox
+from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.tracking.mlflow_mirror import Delivery, MlflowMirror
-from tests.orchestrator.tracking.conftest import NUM_STEPS, MemoryOutbox, MemoryRegistry
+from tests.orchestrator.tracking.memory_registry import NUM_STEPS, MemoryOutbox, MemoryRegistry
 
 Make = Callable[..., PromptVersion]
 MakeMirror = Callable[[str], MlflowMirror]
@@ -171,7 +174,7 @@ def test_mlflow_away_leaves_everything_for_later_in_order(
     delivery = away.deliver()
     assert time.monotonic() - started < 30
     assert (delivery.num_delivered, delivery.num_pending) == (0, 3)
-    assert str(delivery.error).startswith(f"MLflow at {NOWHERE}: ")
+    assert delivery.error == f"MLflow at {NOWHERE}: Connection refused"
     assert [item.attempts for item in outbox.items] == [1, 0, 0]
     assert outbox.items[0].last_error == delivery.error
     assert away.ping() is not None
@@ -217,10 +220,47 @@ def test_a_lost_artifact_holds_up_its_own_task_only(
     assert client.get_model_version_by_alias("lost", "production").version == 1
 
 
-def test_an_unknown_kind_of_item_stays(mirror: MlflowMirror, outbox: MemoryOutbox) -> None:
+def test_the_real_registry_is_mirrored(
+    tmp_path: Path,
+    tracking_uri: str,
+    artifacts: ArtifactStore,
+    make_trained: Callable[[str, int], TrainedPrompt],
+    client: Any,
+) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/tutti.db")
+    registry, outbox = PromptRegistry(database), Outbox(database)
+    for seed in (1, 2):
+        registry.register(make_trained(TASK, seed))
+    registry.promote(PromptRef(TASK, 2), "production", actor="test")
+    mirror = MlflowMirror(tracking_uri, outbox, registry, artifacts, artifact_root=tmp_path / "ml")
+    assert mirror.deliver() == Delivery(3, 0)
+    version = registry.resolve(PromptRef(TASK, "production"))
+    target = client.get_model_version_by_alias(TASK, "production")
+    assert (str(target.version), target.run_id) == (version.model_version, version.run_id)
+    assert Path(mirror.picture(version) or "").is_file()
+    database.close()
+
+
+def test_files_never_land_in_the_working_folder(
+    make_version: Make,
+    tracking_uri: str,
+    outbox: MemoryOutbox,
+    registry: MemoryRegistry,
+    artifacts: ArtifactStore,
+) -> None:
+    make_version()
+    mirror = MlflowMirror(tracking_uri, outbox, registry, artifacts)  # type: ignore[arg-type]
+    assert "needs an artifact_root" in str(mirror.deliver().error)
+
+
+def test_an_unknown_kind_of_item_stays(
+    mirror: MlflowMirror, make_version: Make, outbox: MemoryOutbox
+) -> None:
+    make_version()
     outbox.post("from_the_future", task=TASK, number=1)
-    assert "there is no version" in str(mirror.deliver().error)
-    assert outbox.num_pending() == 1
+    delivery = mirror.deliver()
+    assert (delivery.num_delivered, delivery.num_pending) == (1, 1)
+    assert "unknown kind 'from_the_future'" in str(delivery.error)
 
 
 def test_nothing_pending_does_not_touch_mlflow(make_mirror: MakeMirror) -> None:
@@ -249,7 +289,8 @@ assert MlflowMirror(sys.argv[2], None, None, None).ping() is None
 """
 
 
-def test_a_first_run_prints_nothing(tracking_uri: str) -> None:
+def test_a_first_run_prints_nothing(tmp_path: Path) -> None:
+    tracking_uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     clean = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
     done = subprocess.run(
         [sys.executable, "-c", SILENT, str(Path.cwd()), tracking_uri],
