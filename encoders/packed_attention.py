@@ -26,13 +26,15 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    packed_layout: AttentionLayout,
+    packed_layout: AttentionLayout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within `packed_layout`. query [1, H, N, d], key and value [1, G, N, d] with G
     dividing H. Returns [1, N, H, d]. Raises PackingError for what it cannot do exactly."""
+    if packed_layout is None:
+        raise PackingError("this base does not hand the packed layout on to its attention")
     if softcap is not None:
         raise PackingError("this base caps its attention scores; it cannot be run packed")
     if kwargs.get("s_aux") is not None:

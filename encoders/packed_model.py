@@ -32,13 +32,20 @@ class PackedModel:
         """Load a transformers folder with safetensors weights; never reaches for a hub."""
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            attn_implementation=PACKED,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                attn_implementation=PACKED,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except KeyError as error:
+            if error.args != (PACKED,):
+                raise
+            raise PackingError(
+                "this base cannot be run packed: its attention is not exchangeable"
+            ) from error
         return cls(model)
 
     def logits(self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]) -> Tensor:

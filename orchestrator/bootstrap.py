@@ -80,8 +80,8 @@ class Parts:
         from orchestrator.tracking.mlflow_mirror import MlflowMirror
 
         uri = self.settings.mlflow_tracking_uri
-        embedded = uri.startswith("sqlite:")
-        root = self.settings.mlflow_artifacts if embedded else None
+        has_server = uri.startswith(("http://", "https://"))
+        root = None if has_server else self.settings.mlflow_artifacts
         return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, artifact_root=root)
 
     @cached_property

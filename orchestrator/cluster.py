@@ -1,7 +1,7 @@
 """The Ray cluster this process works on: joined by address, or started here for as long as needed.
 
 While it is up, everything that Ray and the libraries under it print in this process goes to a log
-file; `screen()` is the way past it, for those who speak to the user.
+file. Who wants to speak to the user meanwhile keeps a copy of stderr from before.
 """
 
 import logging
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from orchestrator.domain.errors import TuttiError
 
@@ -67,7 +66,6 @@ def output_to(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    _screens.append(os.fdopen(os.dup(2), "w", buffering=1))
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     logging.captureWarnings(True)
     try:
@@ -81,13 +79,4 @@ def output_to(log: Path) -> Iterator[None]:
             os.dup2(descriptor, number)
             os.close(descriptor)
         os.close(target)
-        _screens.pop().close()
         logging.captureWarnings(False)
-
-
-_screens: list[TextIO] = []
-
-
-def screen() -> TextIO:
-    """Where the user reads: stderr, also while its descriptor is sent to a log."""
-    return _screens[-1] if _screens else sys.stderr

@@ -241,7 +241,8 @@ def _check_output(path: Path, source: Path) -> None:
     """Raise InvalidInput unless `path` can become a file, before a run is paid for."""
     is_special = path.exists() and not path.is_file()  # a folder, or a device like /dev/null
     folder = next(each for each in path.absolute().parents if each.exists())
-    if is_special or path.resolve() == source.resolve() or not os.access(folder, os.W_OK | os.X_OK):
+    is_writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    if is_special or not is_writable or path.resolve() == source.resolve():
         raise InvalidInput(
             f"{path}: cannot be the output",
             "Give --output a new file in a folder that can be written, for example a.jsonl.",

@@ -8,7 +8,9 @@ import torch
 LABELS = ("red", "blue")
 
 
-def make_tiny_base(folder: Path, seed: int = 0, vocab_size: int = 384) -> Path:
+def make_tiny_base(
+    folder: Path, seed: int = 0, vocab_size: int = 384, max_length: int = 256
+) -> Path:
     """Write a random two-layer Llama with a byte tokenizer (ByT5, which needs no files)."""
     from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -19,7 +21,7 @@ def make_tiny_base(folder: Path, seed: int = 0, vocab_size: int = 384) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=max_length,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=1,

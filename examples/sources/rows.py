@@ -2,7 +2,7 @@
 
 Order comes from a sha256 of seed and text, never from `random`, so it is the same on every
 Python and a row's place does not depend on its neighbours' spelling. No split ever shares an
-input text with another: `check_disjoint` stops the build otherwise.
+input text with another: `check_texts` stops the build otherwise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Sizes:
     test: int
 
 
-def hash_order(texts: Iterable[str], seed: int) -> list[str]:
-    """Return the distinct texts in an arbitrary but fixed order."""
-    return sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}:{text}".encode()).digest())
+def hash_order(texts: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """Return the distinct texts in an arbitrary but fixed order, another one for each purpose."""
+    salt = f"{seed}:{purpose}:"
+    return sorted(set(texts), key=lambda text: hashlib.sha256((salt + text).encode()).digest())
 
 
 def input_text(row: Row, answer: str) -> str:
@@ -47,7 +48,7 @@ def cap_labels(rows: Iterable[Row], answer: str, most: int, seed: int) -> list[R
     """Keep at most `most` rows of each label, chosen by hash order."""
     by_text = {input_text(row, answer): row for row in rows}
     kept: dict[str, list[Row]] = defaultdict(list)
-    for text in hash_order(by_text, seed):
+    for text in hash_order(by_text, seed, "cap"):
         kept[by_text[text][answer]].append(by_text[text])
     return [row for same in kept.values() for row in same[:most]]
 
@@ -55,25 +56,33 @@ def cap_labels(rows: Iterable[Row], answer: str, most: int, seed: int) -> list[R
 def split_rows(rows: Iterable[Row], answer: str, sizes: Sizes, seed: int) -> Splits:
     """Split so that every part has about the same share of each label."""
     by_text = {input_text(row, answer): row for row in rows}
-    ranks: dict[str, list[str]] = defaultdict(list)
-    for text in hash_order(by_text, seed):
-        ranks[by_text[text][answer]].append(text)
+    by_label: dict[str, list[str]] = defaultdict(list)
+    for text in hash_order(by_text, seed, "split"):
+        by_label[by_text[text][answer]].append(text)
     place = {
-        text: (rank + 0.5) / len(same) for same in ranks.values() for rank, text in enumerate(same)
+        text: (rank + 0.5) / len(same)
+        for same in by_label.values()
+        for rank, text in enumerate(same)
     }
     spread = sorted(place, key=lambda text: (place[text], text))
-    return {
-        part: [by_text[text] for text in hash_order(texts, seed)]
-        for part, texts in cut(spread, sizes).items()
-    }
+    return {part: [by_text[text] for text in texts] for part, texts in cut(spread, sizes).items()}
 
 
 def split_groups(groups: Mapping[str, list[Row]], sizes: Sizes, seed: int) -> Splits:
     """Split whole groups: rows that repeat each other's pieces stay on one side."""
     return {
         part: [row for name in names for row in groups[name]]
-        for part, names in cut(hash_order(groups, seed), sizes).items()
+        for part, names in cut(hash_order(groups, seed, "split"), sizes).items()
     }
+
+
+def mix_rows(splits: Splits, answer: str, seed: int) -> Splits:
+    """Order each part's rows without regard to label or group."""
+    mixed = {}
+    for part, rows in splits.items():
+        by_text = {input_text(row, answer): row for row in rows}
+        mixed[part] = [by_text[text] for text in hash_order(by_text, seed, "order")]
+    return mixed
 
 
 def cut(names: list[str], sizes: Sizes) -> dict[str, list[str]]:
@@ -86,7 +95,7 @@ def cut(names: list[str], sizes: Sizes) -> dict[str, list[str]]:
     }
 
 
-def check_disjoint(task: str, splits: Splits, answer: str) -> None:
+def check_texts(task: str, splits: Splits, answer: str) -> None:
     """Stop the build if a part is empty or two rows, of one part or two, share a text."""
     seen: dict[str, str] = {}
     for part, rows in splits.items():
@@ -100,9 +109,16 @@ def check_disjoint(task: str, splits: Splits, answer: str) -> None:
 
 
 def check_labels(task: str, splits: Splits, answer: str) -> None:
-    """Stop the build if eval or test asks for a label that train never shows."""
-    known = {row[answer] for row in splits["train"]}
-    for part in ("eval", "test"):
-        unseen = {row[answer] for row in splits[part]} - known
-        if unseen:
-            raise SystemExit(f"{task}: {part} has labels that train lacks: {sorted(unseen)}")
+    """Stop the build if train lacks a label, or one label begins another.
+
+    Candidates are ranked by the log-probability of their tokens: of two labels where one begins
+    the other, the shorter would win unfairly.
+    """
+    labels = {row[answer] for rows in splits.values() for row in rows}
+    unseen = labels - {row[answer] for row in splits["train"]}
+    if unseen:
+        raise SystemExit(f"{task}: train lacks the labels {sorted(unseen)}")
+    for label in labels:
+        longer = sorted(other for other in labels - {label} if other.startswith(label))
+        if longer:
+            raise SystemExit(f"{task}: label {label!r} begins {longer}")

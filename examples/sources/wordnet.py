@@ -61,7 +61,7 @@ class Sense(NamedTuple):
     word: str
     part: int
     file: int
-    count: int
+    uses: int
 
 
 def read_senses(package: Path) -> Iterator[Sense]:
@@ -80,7 +80,7 @@ def classify_words(package: Path, part: int, files: dict[int, str], field: str) 
     uses: dict[str, Counter[int]] = defaultdict(Counter)
     for sense in read_senses(package):
         if sense.part == part:
-            uses[sense.word][sense.file] += sense.count
+            uses[sense.word][sense.file] += sense.uses
     rows = []
     for word, by_file in uses.items():
         file, count = by_file.most_common(1)[0]
@@ -99,15 +99,15 @@ def verb_class(package: Path) -> list[Row]:
     return classify_words(package, VERB, VERB_FILES, "verb")
 
 
-def part_of_speech(package: Path) -> list[Row]:
+def word_class(package: Path) -> list[Row]:
     """Word -> part of speech, for known words that have only one."""
     parts: dict[str, set[str]] = defaultdict(set)
     uses: Counter[str] = Counter()
     for sense in read_senses(package):
         parts[sense.word].add(PARTS_OF_SPEECH[sense.part])
-        uses[sense.word] += sense.count
+        uses[sense.word] += sense.uses
     return [
-        {"word": word, "part": min(found)}
+        {"word": word, "class": min(found)}
         for word, found in parts.items()
         if len(found) == 1 and uses[word] >= MIN_COUNT
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.output import as_json_option, note, print_json
+from orchestrator.cli.output import as_json_option, note, open_screen, print_json
 
 
 @click.group("batch")
@@ -26,16 +26,15 @@ def run(input_path: Path, output_path: Path, alias: str, as_json: bool) -> None:
     with an optional "version" (a number or an alias) and "id" (echoed). The output has one line
     for each line of the input, in its order; a line that cannot be answered holds an "error".
     """
-    from orchestrator.cluster import screen
     from orchestrator.sdk import Tutti
 
-    shown = time.monotonic()
+    screen, shown = open_screen(), time.monotonic()
 
     def progress(rows: int, errors: int) -> None:
         nonlocal shown
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
-            click.echo(f"{rows} rows answered, {errors} of them errors", file=screen())
+            click.echo(f"{rows} rows answered, {errors} of them errors", file=screen)
 
     note("starting Ray and loading the base")
     with Tutti() as tutti:

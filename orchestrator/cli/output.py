@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -49,6 +50,11 @@ def print_fields(fields: dict[str, str]) -> None:
 def note(message: str) -> None:
     """Say something that is not data."""
     click.echo(message, err=True)
+
+
+def open_screen() -> TextIO:
+    """A copy of stderr that still reaches the user when stderr itself is sent to a log."""
+    return os.fdopen(os.dup(2), "w", buffering=1)
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -1,13 +1,18 @@
 """`tutti train`: submit, train here with a live view, register, promote, tell MLflow."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.jobs import job_json
 from orchestrator.cli.output import as_json_option, note, print_json
-from orchestrator.cli.submit import force_option, specs_argument
+from orchestrator.cli.submit import force_option, specs_argument, tell_submitted
+from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.job import Job, JobState
+
+if TYPE_CHECKING:
+    from orchestrator.sdk import Tutti
 
 
 @click.command("train")
@@ -21,49 +26,51 @@ def command(specs: tuple[Path, ...], force: bool, as_json: bool) -> None:
     is not trained again. Without SPECS, whatever is queued is trained.
     """
     from orchestrator.cli.train_view import TrainView
-    from orchestrator.sdk import Submitted, Tutti
+    from orchestrator.sdk import Tutti
 
     with Tutti() as tutti:
-        view = TrainView(tutti.settings.logs)
-
-        def tell(submitted: list[Submitted]) -> None:
-            for each in submitted:
-                for warning in each.warnings:
-                    note(f"{each.job.task}: {warning}")
-                if not each.is_new and each.job.state == JobState.SUCCEEDED:
-                    note(
-                        f"{each.job.task}: unchanged since {each.job.task}@{each.job.version}, "
-                        "nothing to train (--force trains again)"
-                    )
-
-        with view:
-            jobs = tutti.train(specs, force, view.show, tell)
-        if any(view.has_news(job) for job in jobs):
-            note("telling MLflow")
-        delivery = tutti.deliver()
-        if delivery.error:
-            note(f"MLflow has not heard all yet (it will, at the next run): {delivery.error}")
+        if specs:
+            note(f"checking {len(specs)} {'spec' if len(specs) == 1 else 'specs'} and their data")
+        try:
+            with TrainView(tutti.settings.logs) as view:
+                jobs = tutti.train(specs, force, view.show, tell_submitted)
+        except KeyboardInterrupt:
+            raise TuttiError(
+                "interrupted; unfinished jobs are back in the queue",
+                "Run `tutti train` to train them.",
+            ) from None
+        _tell_mlflow(tutti, any(view.has_news(job) for job in jobs))
         _report(tutti, jobs, as_json)
     if any(job.state != JobState.SUCCEEDED for job in jobs):
         raise SystemExit(1)
 
 
-def _report(tutti: object, jobs: list[Job], as_json: bool) -> None:
-    from orchestrator.cli.prompts import print_evidence, version_json
-    from orchestrator.sdk import Tutti
+def _tell_mlflow(tutti: "Tutti", has_news: bool) -> None:
+    """Deliver what MLflow has not heard, now or from before."""
+    if has_news:
+        note("telling MLflow")
+    delivery = tutti.deliver()
+    if delivery.error:
+        note(f"MLflow has not heard all yet (it will, at the next run): {delivery.error}")
 
-    assert isinstance(tutti, Tutti)
-    done = [job for job in jobs if job.version is not None]
-    versions = [tutti.prompt(f"{job.task}@{job.version}") for job in done]
+
+def _report(tutti: "Tutti", jobs: list[Job], as_json: bool) -> None:
+    from orchestrator.cli.prompts import print_evidence, version_json
+
+    refs = [f"{job.task}@{job.version}" for job in jobs if job.version is not None]
+    versions = {ref: tutti.prompt(ref) for ref in refs}
     if as_json:
-        found = {version.ref: version_json(version) for version in versions}
         print_json(
-            [job_json(job) | {"prompt": found.get(f"{job.task}@{job.version}")} for job in jobs]
+            [_json(job, {ref: version_json(v) for ref, v in versions.items()}) for job in jobs]
         )
     elif versions:
-        print_evidence(versions)
+        print_evidence(list(versions.values()))
     elif not jobs:
         note("nothing is queued: give task specs, or submit some with `tutti submit`")
     for job in jobs:
         if job.state == JobState.FAILED:
             note(f"{job.task}: failed: {job.error}")
+
+
+def _json(job: Job, prompts: dict[str, dict[str, object]]) -> dict[str, object]:
+    return job_json(job) | {"prompt": prompts.get(f"{job.task}@{job.version}")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orchestrator.cluster import screen
+from orchestrator.cli.output import open_screen
 from orchestrator.domain.gang import TaskProgress
 from orchestrator.domain.job import Job, JobState
 
@@ -28,7 +28,8 @@ class TrainView:
         self._told: dict[str, object] = {}
         self._finished: set[str] = set()
         self._started = time.monotonic()
-        self._is_terminal = screen().isatty()
+        self._screen = open_screen()
+        self._is_terminal = self._screen.isatty()
 
     def __enter__(self) -> Self:
         return self
@@ -41,6 +42,7 @@ class TrainView:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        self._screen.close()
 
     def show(self, jobs: list[Job], watch: "Watch") -> None:
         """Draw, or say what is new."""
@@ -93,7 +95,7 @@ class TrainView:
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False)
         else:
-            print(f"[{time.monotonic() - self._started:5.0f}s] {text}", file=screen(), flush=True)
+            print(f"[{time.monotonic() - self._started:5.0f}s] {text}", file=self._screen)
 
     def _draw(self, jobs: list[Job], watch: "Watch") -> None:
         if self._live is None:
@@ -101,7 +103,7 @@ class TrainView:
             from rich.live import Live
 
             self._live = Live(
-                console=Console(file=screen(), force_terminal=True), auto_refresh=False
+                console=Console(file=self._screen, force_terminal=True), auto_refresh=False
             )
             self._live.start()
         self._live.update(self._table(jobs, watch), refresh=True)

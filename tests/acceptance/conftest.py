@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ class Home:
 
     folder: Path
     tasks: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("TUTTI_")}
-        return {**kept, "TUTTI_HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+        return {**kept, "TUTTI_HOME": str(self.folder), "OMP_NUM_THREADS": "1", **self.settings}
 
     def tutti(
         self, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
