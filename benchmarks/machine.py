@@ -20,6 +20,7 @@ def describe_machine(num_threads: int) -> dict[str, object]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": num_threads,
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "tutti": code_version(),

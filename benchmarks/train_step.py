@@ -4,6 +4,7 @@ Run as `python -m benchmarks.train_step`. Exits 1 if the two sides disagree in l
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def _parse() -> argparse.Namespace:
     add("--base", type=Path, help="a transformers folder (default: the registered smollm2-135m)")
     add("--tasks", type=_positive, nargs="+", default=[1, 4, 8], metavar="N")
     add("--repeats", type=_positive, default=5, help="timed rounds")
-    add("--threads", type=_positive, default=2)
+    add("--threads", type=_positive, default=os.cpu_count(), help="default: all cores")
     add("--text-length", type=float, default=shape.mean_text_length, help="mean tokens of a text")
     add("--length-spread", type=float, default=shape.length_spread, help="0: all equally long")
     add("--max-positions", type=_positive, default=MAX_POSITIONS, help="of one packed pass")

@@ -24,15 +24,18 @@ run "train, register, promote" tutti train examples/tasks/*.yaml
 run "list the prompts" tutti prompts list
 run "show one prompt" tutti prompts show country-continent@production
 run "answer a mixed file" tutti batch run --input examples/batch/requests.jsonl --output "$answers"
-run "first answers" head -n 12 "$answers"
-run "trained against manual" tutti prompts list --evidence --alias production
+printf '\nIts first answers:\n'
+head -n 3 "$answers"
+run "trained against manual" tutti prompts list --evidence
 
+picture=$(find "$TUTTI_HOME/mlartifacts" -name learning-curve.png 2>/dev/null | sort | sed -n 1p)
 printf '\nSeconds a stage:\n'
 printf '  %s\n' "${stages[@]}"
 cat <<END
 
 Where to look next:
   answers of the batch run    $answers
+  a learning curve            $picture
   experiments, curves         mlflow ui --backend-store-uri sqlite:///$TUTTI_HOME/mlflow.db
   use this data directory     export TUTTI_HOME=$TUTTI_HOME PATH=$PWD/.venv/bin:\$PATH
   your own task               copy examples/tasks/country-continent.yaml, then: tutti train my.yaml

@@ -12,6 +12,7 @@ from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.job import Job, JobState
 
 if TYPE_CHECKING:
+    from orchestrator.domain.prompt_version import PromptVersion
     from orchestrator.sdk import Tutti
 
 
@@ -65,11 +66,22 @@ def _report(tutti: "Tutti", jobs: list[Job], as_json: bool) -> None:
         )
     elif versions:
         print_evidence(list(versions.values()))
+        _tell_where_to_look(tutti, next(iter(versions.values())))
     elif not jobs:
         note("nothing is queued: give task specs, or submit some with `tutti submit`")
     for job in jobs:
         if job.state == JobState.FAILED:
             note(f"{job.task}: failed: {job.error}")
+
+
+def _tell_where_to_look(tutti: "Tutti", version: "PromptVersion") -> None:
+    """The learning curves, and how to browse them."""
+    picture = tutti.parts.mirror.picture(version)
+    if picture is not None:
+        note(f"learning curve of {version.ref}: {picture}")
+    uri = tutti.settings.mlflow_tracking_uri
+    is_server = uri.startswith("http")
+    note(f"all runs: {uri if is_server else f'mlflow ui --backend-store-uri {uri}'}")
 
 
 def _json(job: Job, prompts: dict[str, dict[str, object]]) -> dict[str, object]:

@@ -9,8 +9,7 @@ TuttiError (1: something failed)
 ├── GateRefused (1)          a promotion's condition does not hold
 ├── IntegrityError (1)       bytes differ from their digest, or a base from its fingerprint
 ├── StaleLease (1)           another holder has taken over: the write changed 0 rows
-├── SchemaMismatch (1)       the database schema is older or newer than the program
-└── GangFailed (1)           the Ray run that trained the jobs broke
+└── SchemaMismatch (1)       the database schema is older or newer than the program
 
 They cross processes, so they pickle: args hold the fields, `__str__` makes the sentence.
 """
@@ -66,7 +65,3 @@ class StaleLease(TuttiError):
 
 class SchemaMismatch(TuttiError):
     """The database's schema is not the one this program was written for."""
-
-
-class GangFailed(TuttiError):
-    """A gang ended before its jobs did."""

@@ -65,12 +65,6 @@ class BaseModelRegistry:
             )
         return _from_row(row)
 
-    def find_source(self, name: str, source_digest: str) -> BaseModelRecord | None:
-        """The base a name stands for now, if it was made from this very source."""
-        with self._database.read() as connection:
-            record = _current(connection, base_models.c.name == name)
-        return record if record and record.source_digest == source_digest else None
-
     def list(self) -> BaseModelRecords:
         """Each name's current base, by name."""
         newest = select(func.max(base_models.c.id)).group_by(base_models.c.name)

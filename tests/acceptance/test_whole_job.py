@@ -15,7 +15,10 @@ def test_training_registers_a_version_for_every_task(trained: Trained) -> None:
     assert trained.done.returncode == 0, trained.done.stderr
     versions = trained.home.json("prompts", "list")
     assert {v["ref"] for v in versions} == {
-        "colour-mlp@1", "colour-lstm@1", "refused@1", "spelled@1"
+        "colour-mlp@1",
+        "colour-lstm@1",
+        "refused@1",
+        "spelled@1",
     }
     lineage = trained.home.json("prompts", "show", "colour-mlp@production")["lineage"]
     base = trained.home.json("base", "show", "tiny")
@@ -127,7 +130,15 @@ def test_batch_answers_mixed_tasks_in_order(trained: Trained, tmp_path: Path) ->
     assert [answer["line"] for answer in answers] == list(range(1, 46))
     first = answers[:9]
     assert [("error" in a) for a in first] == [
-        False, False, False, True, True, True, False, True, True
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
     ]
     assert first[0]["answer"] in ("red", "blue")
     assert 0 < first[0]["score"] <= 1
@@ -188,8 +199,18 @@ def test_promoting_by_hand_needs_the_gate_or_force(trained: Trained) -> None:
     moved = trained.home.tutti("prompts", "promote", "refused@1", "--to", "staging")
     assert moved.returncode == 0, moved.stderr
     assert trained.home.json("prompts", "show", "refused@staging")["version"] == 1
-    forced = trained.home.tutti("prompts", "promote", "refused@1", "--to", "canary", "--when",
-                                "accuracy > 2", "--force", "--reason", "a test")
+    forced = trained.home.tutti(
+        "prompts",
+        "promote",
+        "refused@1",
+        "--to",
+        "canary",
+        "--when",
+        "accuracy > 2",
+        "--force",
+        "--reason",
+        "a test",
+    )
     assert forced.returncode == 0, forced.stderr
     unknown = trained.home.tutti("prompts", "promote", "refused@9")
     assert unknown.returncode == 2
@@ -205,9 +226,16 @@ def test_a_training_with_one_bad_task_ends_the_others_well(new_home: object) -> 
     home: Home = new_home("one-bad")  # type: ignore[operator]
     good = write_task(home.tasks, "good")
     wild = write_task(
-        home.tasks, "wild",
-        training={"steps": 40, "batch_size": 4, "learning_rate": 1e30, "optimizer": "sgd",
-                  "max_grad_norm": None, "schedule": "constant"},
+        home.tasks,
+        "wild",
+        training={
+            "steps": 40,
+            "batch_size": 4,
+            "learning_rate": 1e30,
+            "optimizer": "sgd",
+            "max_grad_norm": None,
+            "schedule": "constant",
+        },
     )
     done = home.tutti("train", good, wild)
     assert done.returncode == 1

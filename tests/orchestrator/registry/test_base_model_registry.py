@@ -74,14 +74,6 @@ def test_name_can_return_to_its_old_base(bases: BaseModelRegistry) -> None:
     assert bases.get(RECORD.name) == RECORD
 
 
-def test_source_is_found_only_as_what_the_name_means_now(bases: BaseModelRegistry) -> None:
-    assert bases.find_source(RECORD.name, RECORD.source_digest) is None
-    bases.add(RECORD)
-    assert bases.find_source(RECORD.name, RECORD.source_digest) == RECORD
-    bases.add(OTHER, replace=True)
-    assert bases.find_source(RECORD.name, RECORD.source_digest) is None
-
-
 def test_unknown_name_lists_close_ones_and_the_command(bases: BaseModelRegistry) -> None:
     with pytest.raises(UnknownName, match="there is none yet"):
         bases.get("smollm")

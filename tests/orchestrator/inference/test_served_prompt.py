@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from encoders.tokenization import TextTokenizer
+from encoders.weights_file import dump_tensors
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.digest import digest_json
+from orchestrator.domain.errors import IntegrityError, InvalidData
+from orchestrator.domain.prompt_version import Artifact, PromptVersion
+from orchestrator.inference.served_prompt import ServedPrompt
+from tests.orchestrator.inference.conftest import MAX_LENGTH, WIDTH, MakeVersion
+
+
+def with_weights(version: PromptVersion, artifact: Artifact) -> PromptVersion:
+    return replace(version, artifacts={**version.artifacts, "prompt_embeddings": artifact})
+
+
+def test_a_version_is_read_whole(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    prompt = ServedPrompt.load(make_version(), store, tokenizer, MAX_LENGTH)
+    assert prompt.virtual_tokens.shape == (4, WIDTH)
+    assert prompt.candidates == ("red", "blue")
+    assert prompt.candidate_ids == (tokenizer.encode(" red"), tokenizer.encode(" blue"))
+    assert prompt.encode({"word": "ab"}, tokenizer) == (
+        *tokenizer.encode("ab:"),
+        *(-1, -2, -3, -4),
+    )
+
+
+def test_answers_close_with_the_end_token_where_training_closed_them(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    version = make_version(candidates=("red", "redder"), ends_answer=True)
+    prompt = ServedPrompt.load(version, store, tokenizer, MAX_LENGTH)
+    assert [ids[-1] for ids in prompt.candidate_ids] == [1, 1]
+
+
+def test_without_candidates_answers_are_generated(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    prompt = ServedPrompt.load(make_version(candidates=None), store, tokenizer, MAX_LENGTH)
+    assert (prompt.candidates, prompt.candidate_ids) == ((), ())
+
+
+def test_a_row_without_its_field_names_the_version(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    prompt = ServedPrompt.load(make_version(number=3), store, tokenizer, MAX_LENGTH)
+    with pytest.raises(InvalidData, match=r"colour@3: the row lacks the field 'word'; it has \{w"):
+        prompt.encode({"wrd": "x"}, tokenizer)
+
+
+def test_a_row_must_leave_room_for_the_answer(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    prompt = ServedPrompt.load(make_version(), store, tokenizer, 20)
+    assert len(prompt.encode({"word": "a" * 10}, tokenizer)) == 15
+    with pytest.raises(InvalidData, match="21 tokens with its answer; at most 20 are allowed"):
+        prompt.encode({"word": "a" * 11}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"prompt_embeddings": torch.zeros(3, WIDTH)},
+        {"prompt_embeddings": torch.zeros(4, WIDTH + 1)},
+        {"prompt_embeddings": torch.full((4, WIDTH), float("nan"))},
+        {"prompt_embeddings": torch.zeros(4, WIDTH, dtype=torch.float16)},
+        {"embeddings": torch.zeros(4, WIDTH)},
+    ],
+)
+def test_weights_of_another_shape_are_refused(
+    make_version: MakeVersion,
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    version = with_weights(make_version(), store.put_bytes(dump_tensors(tensors)))
+    with pytest.raises(IntegrityError, match="colour@1: prompt_embeddings: "):
+        ServedPrompt.load(version, store, tokenizer, MAX_LENGTH)
+
+
+def test_weights_that_are_missing_are_refused(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    version = with_weights(make_version(), Artifact(digest_json("nothing"), 10))
+    with pytest.raises(IntegrityError, match="is missing from the store"):
+        ServedPrompt.load(version, store, tokenizer, MAX_LENGTH)
