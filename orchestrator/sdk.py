@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from orchestrator.artifacts.durable_file import make_folder
 from orchestrator.bootstrap import Parts, gang_log
 from orchestrator.domain.base_model import BaseModelRecord
 from orchestrator.domain.errors import InvalidInput, UnknownName
@@ -239,11 +240,13 @@ class Tutti:
 
 def _check_output(path: Path, source: Path) -> None:
     """Raise InvalidInput unless `path` can become a file, before a run is paid for."""
+    remedy = "Give --output a new file in a folder that can be written, for example a.jsonl."
     is_special = path.exists() and not path.is_file()  # a folder, or a device like /dev/null
-    folder = next(each for each in path.absolute().parents if each.exists())
-    is_writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-    if is_special or not is_writable or path.resolve() == source.resolve():
-        raise InvalidInput(
-            f"{path}: cannot be the output",
-            "Give --output a new file in a folder that can be written, for example a.jsonl.",
-        )
+    if is_special or path.resolve() == source.resolve():
+        raise InvalidInput(f"{path}: cannot be the output", remedy)
+    try:
+        make_folder(path.parent)
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be the output: {error.strerror}", remedy) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{path}: cannot be the output: its folder is read-only", remedy)

@@ -52,7 +52,7 @@ def tutti() -> None:
 def main() -> None:
     """Run the command line; a TuttiError becomes its message and its exit code."""
     try:
-        tutti(standalone_mode=False)
+        tutti(standalone_mode=False, prog_name="tutti")
     except click.exceptions.Abort:
         _leave("interrupted", 1)
     except KeyboardInterrupt:

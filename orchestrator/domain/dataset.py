@@ -5,6 +5,7 @@ A row is one JSON object a line; its values are text or numbers (numbers become 
 
 import json
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,13 @@ class Dataset:
 def read_dataset(path: Path, fields: Iterable[str]) -> Dataset:
     """Read a JSONL file whose rows must have `fields`; raise InvalidData naming file and line."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InvalidData(f"{path}: {size} bytes; a data file has at most {MAX_BYTES}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidData(f"{path}: not a file")
+        if status.st_size > MAX_BYTES:
+            raise InvalidData(
+                f"{path}: {status.st_size} bytes; a data file has at most {MAX_BYTES}"
+            )
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise InvalidData(

@@ -29,10 +29,11 @@ class _Refused(Exception):
 def read_spec(path: Path) -> TaskSpec:
     """Read and validate one spec file; raise InvalidSpec naming the file and the line or key."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InvalidSpec(f"{path}: {size} bytes; a spec has at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InvalidSpec(f"{path}: more than {MAX_BYTES} bytes; a spec has at most that many")
+        text = data.decode("utf-8")
     except FileNotFoundError as error:
         raise InvalidSpec(f"{path}: no such file", "Give the path of a task spec.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -46,6 +46,8 @@ class InputFile:
 
 def scan(path: Path) -> InputFile:
     """Find every line's end; raise InvalidData if the file is missing or empty."""
+    if path.exists() and not path.is_file():
+        raise InvalidData(f"{path}: not a file")
     try:
         with path.open("rb") as file:
             digest, ends, position = hashlib.sha256(), [], 0

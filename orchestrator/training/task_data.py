@@ -146,19 +146,24 @@ class _Encoder:
 
 def _candidates(spec: TaskSpec, datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
     if spec.candidates is not None:
-        return spec.candidates
+        return _countable(spec, spec.candidates, "the spec has")
     answers = {row[spec.answer] for dataset in datasets.values() for row in dataset.rows}
     for split, dataset in datasets.items():
         for index, row in enumerate(dataset.rows):
             if not row[spec.answer].strip():
                 raise InvalidData(f"{dataset.place(index)}: the answer is empty ({split} data)")
+    return _countable(spec, tuple(sorted(answers)), "the data has")
+
+
+def _countable(spec: TaskSpec, answers: tuple[str, ...], whose: str) -> tuple[str, ...]:
+    """Return `answers`, or raise InvalidData if the metric cannot rank that many."""
     if spec.evaluation.metric == "accuracy" and not 2 <= len(answers) <= MAX_CANDIDATES:
         raise InvalidData(
-            f"task {spec.task}: the data has {len(answers)} distinct answers; the metric accuracy "
+            f"task {spec.task}: {whose} {len(answers)} distinct answers; the metric accuracy "
             f"ranks 2 to {MAX_CANDIDATES} candidates",
             "Give candidates: in the spec, or use the metric exact_match.",
         )
-    return tuple(sorted(answers))
+    return answers
 
 
 def _answer_ids(

@@ -97,7 +97,13 @@ def test_a_missing_file_is_named_and_says_where_paths_start(tmp_path: Path) -> N
     assert "relative to the spec's folder" in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["", "a\x00b", "a\ud800b", "a" * 5000, "x.jsonl/y"])
+@pytest.mark.parametrize("path", [Path(), Path("/dev/zero"), Path("/dev/null")])
+def test_what_is_no_plain_file_is_refused_unread(path: Path) -> None:
+    with pytest.raises(InvalidData, match=f"{path}: not a file"):
+        read_dataset(path, FIELDS)
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\ud800b", "a" * 5000, "x.jsonl/y"])
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.jsonl").write_bytes(GOOD)
     with pytest.raises(InvalidData, match=r"cannot be read|no such file"):

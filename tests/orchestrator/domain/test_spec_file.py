@@ -190,8 +190,13 @@ def test_an_oversized_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     with path.open("wb") as file:
         file.truncate(100 << 20)
-    with pytest.raises(InvalidSpec, match=rf"{100 << 20} bytes; a spec has at most {MAX_BYTES}"):
+    with pytest.raises(InvalidSpec, match=f"more than {MAX_BYTES} bytes"):
         read_spec(path)
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match=f"/dev/zero: more than {MAX_BYTES} bytes"):
+        read_spec(Path("/dev/zero"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

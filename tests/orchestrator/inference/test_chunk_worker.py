@@ -125,7 +125,13 @@ def test_a_bad_line_holds_its_error_and_nothing_else_is_lost(
     assert outputs[0]["answer"] == outputs[2]["answer"]
 
 
-def test_bad_lines_alone_need_no_base(run: Run, versions: dict[str, PromptVersion]) -> None:
+def test_an_error_names_its_line_in_whichever_chunk_it_stands(run: Run) -> None:
+    outputs, _ = run([request("colour", "a1")] * 5 + [b"no json"], num_workers=3)
+    assert outputs[5]["line"] == 6
+    assert outputs[5]["error"].startswith("line 6: not JSON")
+
+
+def test_bad_lines_alone_need_no_base(run: Run) -> None:
     outputs, num_errors = run([line for line, _ in BAD_LINES if b"colour" not in line])
     assert num_errors == len(outputs)
 

@@ -75,7 +75,9 @@ def test_job_succeeds_though_its_gate_refuses(
 def test_promotion_that_cannot_be_does_not_cost_the_version(
     registry: PromptRegistry, trained: Trained, running: Running
 ) -> None:
-    done = registry.complete(running(), trained(), PromoteSpec(alias="7"), "controller")
+    done = registry.complete(
+        running(), trained(), PromoteSpec.model_construct(alias="7", when=None), "controller"
+    )
     assert "'7' is a number" in done.refusals[0]
     wrong = PromoteSpec(alias="production", when="import os")
     done = registry.complete(running(nonce="b"), trained(content=1), wrong, "controller")

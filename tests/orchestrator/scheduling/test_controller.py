@@ -352,6 +352,10 @@ def test_progress_is_watched_at_once_and_written_with_the_heartbeat(
     clock.now += LEASE_S
     controller.step()
     assert queue.get(job.id).progress == {"step": 7, "num_steps": 100, "loss": 0.5, "best": 0.25}
+    launcher.gang.progress("colour", 9)
+    launcher.gang.finish()
+    controller.step()
+    assert queue.get(job.id).progress["step"] == 9
 
 
 def test_an_end_is_told_once(

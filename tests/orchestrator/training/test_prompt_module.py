@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from encoders.config import PromptEncoderConfig
+from encoders.prompt_embedding import PromptEmbedding
+from encoders.prompt_encoder import PromptEncoder
+from orchestrator.domain.task_spec import EncoderSpec
+from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
+
+KINDS = ("mlp", "lstm", "embedding")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(kind: str) -> None:
+    spec = EncoderSpec(type=kind, hidden_size=5)  # type: ignore[arg-type]
+    first = build_prompt(spec, 3, 4, seed=7)
+    torch.rand(100)
+    again, other = build_prompt(spec, 3, 4, seed=7), build_prompt(spec, 3, 4, seed=8)
+    assert torch.equal(virtual_tokens_of(first), virtual_tokens_of(again))
+    assert not torch.equal(virtual_tokens_of(first), virtual_tokens_of(other))
+    assert virtual_tokens_of(first).shape == (3, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_global_generator_is_left_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    build_prompt(EncoderSpec(type=kind), 3, 4, seed=7)  # type: ignore[arg-type]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_weights_are_those_pefts_names_and_seed_give() -> None:
+    spec = EncoderSpec(type="lstm", hidden_size=5, num_layers=1, dropout=0.0)
+    torch.manual_seed(7)
+    expected = PromptEncoder(
+        PromptEncoderConfig(
+            3,
+            4,
+            encoder_reparameterization_type="LSTM",
+            encoder_hidden_size=5,
+            encoder_num_layers=1,
+        )
+    ).state_dict()
+    found = build_prompt(spec, 3, 4, seed=7).state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_embedding_is_a_bare_table() -> None:
+    prompt = build_prompt(EncoderSpec(type="embedding"), 3, 4, seed=7)
+    assert isinstance(prompt, PromptEmbedding)
+    assert sum(parameter.numel() for parameter in prompt.parameters()) == 12

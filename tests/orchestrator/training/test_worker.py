@@ -1,0 +1,85 @@
+"""What a rank does before it trains: one task's broken data never reaches its neighbours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoders.tokenization import TextTokenizer
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.digest import digest_json
+from orchestrator.domain.gang import TaskFailed, TaskOrder
+from orchestrator.training.rank_loop import TaskRun
+from orchestrator.training.sharded_base import ShardedBase
+from orchestrator.training.worker import _open
+from tests.orchestrator.training.conftest import make_spec
+from tests.tiny import colour_rows
+
+ROWS = "\n".join(map(json.dumps, colour_rows(4))).encode()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path))
+
+
+def open_task(
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    base: ShardedBase,
+    datasets: dict[str, str],
+    limit: int = 256,
+    **changes: Any,
+) -> tuple[TaskRun | None, list[Any]]:
+    order = TaskOrder("job", make_spec(**changes), datasets, "f" * 64, 10.0)
+    ended: list[Any] = []
+    return _open(order, store, tokenizer, base, limit, ended.append), ended
+
+
+def test_a_task_is_opened_from_its_stored_data(
+    store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase
+) -> None:
+    digest = store.put_bytes(ROWS).digest
+    run, ended = open_task(store, tokenizer, base, {"train": digest, "eval": digest})
+    assert run is not None
+    assert (run.job_id, run.name, ended) == ("job", "colour", [])
+    assert run.trainer.data.num_rows == {"train": 4, "eval": 4}
+
+
+@pytest.mark.parametrize(
+    ("data", "limit", "reason"),
+    [
+        (b"no json", 256, "colour.eval:1: not JSON"),
+        (b'{"word": "a"}', 256, "colour.eval:1: the row lacks the field 'colour'"),
+        (b"", 256, "the data set is empty"),
+        (ROWS, 5, "tokens (virtual tokens and"),
+        (None, 256, "is missing from the store"),
+    ],
+)
+def test_a_task_that_cannot_be_opened_fails_alone_with_its_reason(
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    base: ShardedBase,
+    data: bytes | None,
+    limit: int,
+    reason: str,
+) -> None:
+    bad = digest_json("nothing") if data is None else store.put_bytes(data).digest
+    datasets = {"train": store.put_bytes(ROWS).digest, "eval": bad}
+    run, ended = open_task(store, tokenizer, base, datasets, limit)
+    assert run is None
+    (failure,) = ended
+    assert isinstance(failure, TaskFailed)
+    assert reason in failure.reason
+
+
+def test_altered_data_is_refused(
+    store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase, tmp_path: Path
+) -> None:
+    digest = store.put_bytes(ROWS).digest
+    (path,) = (path for path in tmp_path.rglob("*") if path.name == digest)
+    path.write_bytes(ROWS.replace(b"red", b"tea"))
+    run, ended = open_task(store, tokenizer, base, {"train": digest, "eval": digest})
+    assert run is None
+    assert "the bytes are not what their digest says" in ended[0].reason
