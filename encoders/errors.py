@@ -2,6 +2,7 @@
 
 EncoderError
 ├── TemplateError   a template's text, or a row that does not fit it
+├── ConfigError     an encoder's config, or an adapter_config.json
 ├── PackingError    a batch that cannot be packed, or a base that packing cannot serve exactly
 └── WeightsError    a weights file whose keys, shapes, dtypes or values are not what they must be
 """
@@ -9,6 +10,10 @@ EncoderError
 
 class EncoderError(ValueError):
     """Something given to the encoder library is wrong."""
+
+
+class ConfigError(EncoderError):
+    """A config holds a value that no encoder can be built from."""
 
 
 class TemplateError(EncoderError):

@@ -22,10 +22,10 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, config: PromptEncoderConfig) -> None:
         super().__init__()
-        self.token_dim = config.token_dim
-        self.input_size = config.token_dim
-        self.output_size = config.token_dim
-        self.hidden_size: int = config.encoder_hidden_size or config.token_dim
+        self.token_dim = config.required_token_dim
+        self.input_size = self.token_dim
+        self.output_size = self.token_dim
+        self.hidden_size: int = config.encoder_hidden_size or self.token_dim
         self.total_virtual_tokens = config.total_virtual_tokens
         self.encoder_type = config.encoder_reparameterization_type
         self.embedding = nn.Embedding(self.total_virtual_tokens, self.token_dim)

@@ -85,7 +85,7 @@ def test_lstm_dropout_draws_what_pefts_draws() -> None:
 def test_weights_of_peft_load_and_ours_load_in_peft() -> None:
     ours, theirs = both(0, num_virtual_tokens=3, token_dim=4, encoder_hidden_size=4)
     torch.manual_seed(1)
-    other = PromptEncoder(PromptEncoderConfig(3, 4))
+    other = PromptEncoder(PromptEncoderConfig(num_virtual_tokens=3, token_dim=4))
     other.load_state_dict(theirs.state_dict())
     assert torch.equal(other.virtual_tokens(), ours.virtual_tokens())
     theirs.load_state_dict(ours.state_dict())
@@ -99,7 +99,9 @@ def test_inference_mode_is_the_table_alone_as_in_peft() -> None:
 
 def test_virtual_tokens_are_all_rows_of_forward() -> None:
     torch.manual_seed(0)
-    encoder = PromptEncoder(PromptEncoderConfig(3, 4, num_transformer_submodules=2))
+    encoder = PromptEncoder(
+        PromptEncoderConfig(num_virtual_tokens=3, token_dim=4, num_transformer_submodules=2)
+    )
     tokens = encoder.virtual_tokens()
     assert tokens.shape == (6, 4)
     assert torch.equal(tokens, encoder(torch.arange(6)[None])[0])
@@ -107,7 +109,9 @@ def test_virtual_tokens_are_all_rows_of_forward() -> None:
 
 @pytest.mark.parametrize("kind", ["MLP", "mlp", "LSTM", "lstm", "Lstm"])
 def test_kinds_may_be_strings_in_any_case(kind: str) -> None:
-    config = PromptEncoderConfig(2, 4, encoder_reparameterization_type=kind)
+    config = PromptEncoderConfig(
+        num_virtual_tokens=2, token_dim=4, encoder_reparameterization_type=kind
+    )
     assert config.encoder_reparameterization_type is PromptEncoderReparameterizationType(
         kind.upper()
     )
@@ -139,7 +143,12 @@ def test_layers_of_an_mlp_warn_as_in_peft() -> None:
 def test_a_string_kind_with_odd_layers_does_not_crash_as_peft_does() -> None:
     with pytest.warns(UserWarning, match="MLP"):
         PromptEncoder(
-            PromptEncoderConfig(2, 4, encoder_reparameterization_type="MLP", encoder_num_layers=5)
+            PromptEncoderConfig(
+                num_virtual_tokens=2,
+                token_dim=4,
+                encoder_reparameterization_type="MLP",
+                encoder_num_layers=5,
+            )
         )
 
 
@@ -147,12 +156,14 @@ def test_a_string_kind_with_odd_layers_does_not_crash_as_peft_does() -> None:
 def test_usual_configs_do_not_warn(kind: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        config = PromptEncoderConfig(2, 4, encoder_reparameterization_type=kind)
+        config = PromptEncoderConfig(
+            num_virtual_tokens=2, token_dim=4, encoder_reparameterization_type=kind
+        )
         PromptEncoder(config)
-    assert config.encoder_hidden_size == 4
+    assert PromptEncoder(config).hidden_size == 4
 
 
 def test_parameter_count_is_the_one_peft_documents() -> None:
     with torch.device("meta"):
-        encoder = PromptEncoder(PromptEncoderConfig(20, 3072))
+        encoder = PromptEncoder(PromptEncoderConfig(num_virtual_tokens=20, token_dim=3072))
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 28_382_208
