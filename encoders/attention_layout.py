@@ -3,7 +3,8 @@
 Segments of like size go to one bucket, so that padding stays small. A padding entry repeats an
 index of its own segment: what one segment holds, a NaN even, never reaches another.
 
-Shapes: N packed positions; in a bucket, B segments, Q queries and K keys, padded.
+Shapes: N packed positions; in a bucket, B segments, Q queries, K packed keys and C cached keys,
+padded.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Packed positions `start` to `stop` (exclusive), continuing `parent`."""
+    """Packed positions `start` to `stop` (exclusive), continuing `parent`.
+
+    A cached segment has no parent; its positions count the cached states, not the packed ones.
+    """
 
     start: int
     stop: int
     parent: "Segment | None" = None
+    is_cached: bool = False
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -31,16 +36,26 @@ class Segment:
 
     def keys(self) -> list[int]:
         """Packed positions it may attend to: its ancestors', then its own."""
+        if self.is_cached:
+            return []
         before = [] if self.parent is None else self.parent.keys()
         return before + list(range(self.start, self.stop))
+
+    def cached_keys(self) -> range:
+        """Cached positions it may attend to: those its row opens with."""
+        if self.is_cached:
+            return range(self.start, self.stop)
+        return range(0) if self.parent is None else self.parent.cached_keys()
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Gather indices `query` [B, Q] and `key` [B, K], and `mask` [B, 1, Q, K] (True: attend)."""
+    """Gather indices `query` [B, Q] and `key` [B, K] into the packed positions, `cached` [B, C]
+    into the cached ones, and `mask` [B, 1, Q, C + K] (True: attend)."""
 
     query: Tensor
     key: Tensor
+    cached: Tensor
     mask: Tensor
 
 
@@ -54,10 +69,11 @@ class AttentionLayout:
 
     @classmethod
     def of(cls, segments: Sequence[Segment]) -> "AttentionLayout":
-        groups: dict[tuple[int, int], list[Segment]] = {}
+        """The layout of `segments`, none of them cached; their ancestors may be."""
+        groups: dict[tuple[int, ...], list[Segment]] = {}
         for segment in segments:
-            size = _round_up(len(segment)), _round_up(segment.depth + len(segment))
-            groups.setdefault(size, []).append(segment)
+            sizes = len(segment), len(segment.keys()), len(segment.cached_keys())
+            groups.setdefault(tuple(map(_round_up, sizes)), []).append(segment)
         restore = torch.empty(sum(len(segment) for segment in segments), dtype=torch.long)
         buckets: list[Bucket] = []
         offset = 0
@@ -75,20 +91,30 @@ class AttentionLayout:
 
 def _round_up(length: int) -> int:
     """The next power of two: segments that round alike share a bucket."""
-    return 1 << max(length - 1, 0).bit_length()
+    return 1 << max(length - 1, 0).bit_length() if length else 0
 
 
 def _bucket(segments: Sequence[Segment]) -> Bucket:
+    """Segments as one bucket; either all of them have cached keys or none has."""
     num_queries = max(len(segment) for segment in segments)
-    num_keys = max(segment.depth + len(segment) for segment in segments)
-    query = torch.tensor([_padded(range(s.start, s.stop), num_queries) for s in segments])
-    key = torch.tensor([_padded(s.keys(), num_keys) for s in segments])
-    depth = torch.tensor([s.depth for s in segments])[:, None, None]
-    length = torch.tensor([len(s) for s in segments])[:, None, None]
+    keys = [segment.keys() for segment in segments]
+    cached_keys = [segment.cached_keys() for segment in segments]
+    num_keys, num_cached = max(map(len, keys)), max(map(len, cached_keys))
+    cached_lengths = torch.tensor([len(each) for each in cached_keys])[:, None, None]
+    before = torch.tensor([len(k) - len(s) for k, s in zip(keys, segments, strict=True)])
+    length = torch.tensor([len(segment) for segment in segments])[:, None, None]
     step = torch.arange(num_queries)[None, :, None].clamp(max=length - 1)  # padding: as the last
-    mask = torch.arange(num_keys)[None, None, :] <= depth + step
-    return Bucket(query, key, mask[:, None])
+    own = torch.arange(num_keys)[None, None, :] <= before[:, None, None] + step
+    context = (torch.arange(num_cached)[None, None, :] < cached_lengths).expand(-1, num_queries, -1)
+    return Bucket(
+        query=torch.tensor([_padded(range(s.start, s.stop), num_queries) for s in segments]),
+        key=torch.tensor([_padded(each, num_keys) for each in keys]),
+        cached=torch.tensor(
+            [_padded(each, num_cached) for each in cached_keys], dtype=torch.long
+        ).reshape(len(segments), num_cached),
+        mask=torch.cat([context, own], dim=-1)[:, None],
+    )
 
 
 def _padded(indices: Sequence[int], length: int) -> list[int]:
-    return [*indices, *[indices[-1]] * (length - len(indices))]
+    return [*indices, *[indices[-1]] * (length - len(indices))] if length else []

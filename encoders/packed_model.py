@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from encoders.errors import PackingError
-from encoders.packed_attention import PACKED
+from encoders.packed_attention import PACKED, LayerStates
 from encoders.packing import PackedBatch, PackedRow, pack
 
 EXACT_TOLERANCE = 2e-3  # of the largest logit: fp32 runs differ by 1e-5, a wrong model by 1
@@ -48,17 +48,40 @@ class PackedModel:
             ) from error
         return cls(model)
 
-    def logits(self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]) -> Tensor:
+    def logits(
+        self,
+        batch: PackedBatch,
+        virtual_tokens: Mapping[str, Tensor],
+        cache: Sequence[LayerStates] | None = None,
+    ) -> Tensor:
         """Logits [K, vocabulary] at the batch's kept positions.
 
         `virtual_tokens` holds a table [V, D] for every prompt of the batch; gradients reach it.
+        `cache` holds every layer's states of the batch's cached texts (see context_cache.py).
         """
+        return self._forward(batch, virtual_tokens, batch.kept, packed_cache=cache)
+
+    @torch.no_grad()
+    def states(self, batch: PackedBatch) -> list[LayerStates]:
+        """Every layer's keys and values [N, G, d] of a batch without virtual tokens."""
+        record: dict[int, LayerStates] = {}
+        self._forward(batch, {}, batch.kept[:1], packed_record=record)
+        return [record[layer] for layer in sorted(record)]
+
+    def _forward(
+        self,
+        batch: PackedBatch,
+        virtual_tokens: Mapping[str, Tensor],
+        kept: Tensor,
+        **attention: object,
+    ) -> Tensor:
         output = self.model(
             inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=batch.kept,
+            logits_to_keep=kept,
             packed_layout=batch.layout,
+            **attention,
         )
         logits: Tensor = output.logits[0]
         return logits

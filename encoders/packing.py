@@ -4,12 +4,15 @@ A batch is a forest of *segments*. A segment attends, causally, to itself and to
 ancestors: the head that all rows of one prompt open with (its virtual tokens, say) is computed
 once, each row continues its head, and each answer of several continues its row. In a causal
 language model this is exact: a token's state depends on what stands before it and nothing else.
+The text before a row's first virtual token may be cached (context_cache.py): its states are then
+given, and only what follows it is packed.
 
 Shapes: N packed positions, M of them virtual, K kept (those whose logits are needed), L labels.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +21,9 @@ from encoders.attention_layout import AttentionLayout, Segment
 from encoders.errors import PackingError
 
 MIN_SHARED_HEAD = 4  # a shorter common head costs a segment more than it saves
+CACHED_COST = 0.125  # of a cached position against a packed one, in memory and time
+
+Text = tuple[int, ...]  # token ids that no virtual token precedes
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,13 @@ class PackedRow:
             return len(self.context) + len(self.answers[0]) - 1
         return len(self.context) + sum(len(answer) - 1 for answer in self.answers)
 
+    @cached_property
+    def text(self) -> Text:
+        """What stands before the first virtual token: it does not depend on the prompt. Empty in a
+        row without virtual tokens."""
+        first = next((i for i, token in enumerate(self.context) if token < 0), 0)
+        return self.context[:first]
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -45,7 +58,8 @@ class PackedBatch:
 
     `label_kept`/`label_ids`/`label_answer` [L]: label l is the token `label_ids[l]` of answer
     `label_answer[l]` (counted over all rows), predicted at kept position `label_kept[l]`.
-    Kept position r, for r below the number of rows, is the end of row r's context.
+    Kept position r, for r below the number of rows, is the end of row r's context, which stands in
+    `row_segments[r]` and its ancestors. `texts` are the cached ones, in the order of their states.
     """
 
     prompts: tuple[str, ...]
@@ -59,6 +73,8 @@ class PackedBatch:
     label_answer: Tensor
     answer_row: Tensor
     layout: AttentionLayout
+    row_segments: tuple[Segment, ...]
+    texts: tuple[Text, ...] = ()
 
     @property
     def num_positions(self) -> int:
@@ -69,28 +85,34 @@ class PackedBatch:
         return int(self.answer_row.numel())
 
 
-def pack(rows: Sequence[PackedRow], prompt_lengths: Mapping[str, int]) -> PackedBatch:
-    """Pack `rows`; `prompt_lengths` gives the virtual tokens of each prompt they name."""
+def pack(
+    rows: Sequence[PackedRow],
+    prompt_lengths: Mapping[str, int],
+    cached: Container[Text] = frozenset(),
+) -> PackedBatch:
+    """Pack `rows`; `prompt_lengths` gives the virtual tokens of each prompt they name, `cached`
+    the texts whose states will be given."""
     if not rows:
         raise PackingError("there are no rows to pack")
-    builder = _Builder(prompt_lengths)
+    builder = _Builder(prompt_lengths, cached)
     for group in _by_prompt(rows).values():
         builder.add_group([rows[i] for i in group], group)
     return builder.build(rows)
 
 
 def split_by_budget(
-    rows: Iterable[PackedRow], max_positions: int
+    rows: Iterable[PackedRow], max_positions: int, cached: Container[Text] = frozenset()
 ) -> Iterator[tuple[PackedRow, ...]]:
-    """Cut rows, in order, into runs of at most `max_positions` positions (one row at the least)."""
+    """Cut rows, in order, into runs that cost at most `max_positions` (one row at the least)."""
     run: list[PackedRow] = []
-    used = 0
+    used = 0.0
     for row in rows:
-        if run and used + row.num_positions > max_positions:
+        cost = row.num_positions - (1 - CACHED_COST) * len(row.text) * (row.text in cached)
+        if run and used + cost > max_positions:
             yield tuple(run)
-            run, used = [], 0
+            run, used = [], 0.0
         run.append(row)
-        used += row.num_positions
+        used += cost
     if run:
         yield tuple(run)
 
@@ -119,30 +141,41 @@ def _common_head(rows: Sequence[PackedRow]) -> int:
 @dataclass
 class _Builder:
     prompt_lengths: Mapping[str, int]
+    cached: Container[Text]
     prompts: dict[str, int] = field(default_factory=dict)  # name -> first row of the virtual table
+    texts: dict[Text, Segment] = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     ends: dict[int, tuple[int, list[list[int]]]] = field(default_factory=dict)
+    row_segments: dict[int, Segment] = field(default_factory=dict)
 
     def add_group(self, rows: Sequence[PackedRow], indices: Sequence[int]) -> None:
         offset = self._virtual_offset(rows[0].prompt)
-        shared = _common_head(rows)
-        head = self._add(rows[0].context[:shared], None, offset) if shared else None
+        whole = [row for row in rows if not (row.text and row.text in self.cached)]
+        shared = _common_head(whole)
+        head = self._add(whole[0].context[:shared], None, offset) if shared else None
         for row, index in zip(rows, indices, strict=True):
-            self._add_row(row, index, shared, head, offset)
+            if row.text and row.text in self.cached:
+                self._add_row(row, index, self._text(row.text), offset)
+            else:
+                self._add_row(row, index, head, offset)
 
-    def _add_row(
-        self, row: PackedRow, index: int, shared: int, head: Segment | None, offset: int
-    ) -> None:
-        """Add one row; note where its context ends and where its answers' tokens stand."""
-        own = row.context[shared:]
+    def _text(self, text: Text) -> Segment:
+        """The cached segment of `text`."""
+        start = sum(map(len, self.texts))
+        return self.texts.setdefault(text, Segment(start, start + len(text), is_cached=True))
+
+    def _add_row(self, row: PackedRow, index: int, head: Segment | None, offset: int) -> None:
+        """Add one row behind what it shares; note where its context ends and where its answers'
+        tokens stand."""
+        own = row.context[len(head) if head else 0 :]
         if len(row.answers) == 1:
-            segment = self._add(own + row.answers[0][:-1], head, offset)
+            segment = self.row_segments[index] = self._add(own + row.answers[0][:-1], head, offset)
             end = segment.start + len(own) - 1
             self.ends[index] = end, [list(range(end, segment.stop))]
             return
-        segment = self._add(own, head, offset)
+        segment = self.row_segments[index] = self._add(own, head, offset)
         end = segment.stop - 1
         where: list[list[int]] = []
         for answer in row.answers:
@@ -194,4 +227,6 @@ class _Builder:
             label_answer=label[:, 2],
             answer_row=torch.tensor(answer_row, dtype=torch.long),
             layout=AttentionLayout.of(self.segments),
+            row_segments=tuple(self.row_segments[i] for i in range(len(rows))),
+            texts=tuple(self.texts),
         )

@@ -110,6 +110,7 @@ class Parts:
             logs=settings.logs,
             storage=settings.home / "ray",
             num_threads=self.threads_per_worker,
+            context_memory_bytes=settings.context_memory_mb << 20,
         )
         return Controller(
             self.jobs,

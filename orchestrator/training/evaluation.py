@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoders.packing import PackedBatch, PackedRow, split_by_budget
+from encoders.packing import PackedBatch, PackedRow
 from encoders.scoring import greedy_matches, label_log_probs, rank_answers
 from orchestrator.domain.task_spec import Metric
 from orchestrator.training.task_data import Example, ranking_rows, training_rows
@@ -27,7 +27,8 @@ class Score:
 
 
 class Evaluation:
-    """One pass over held-out rows, cut into packs. Feed each pack's logits, then ask the score."""
+    """One pass over held-out `rows`. Feed the logits of packs of them, in order, then ask the
+    score."""
 
     def __init__(
         self,
@@ -35,18 +36,16 @@ class Evaluation:
         prompt: str | None,
         examples: Sequence[Example],
         candidate_ids: tuple[tuple[int, ...], ...],
-        max_positions: int,
     ) -> None:
         self._metric = metric
         self._examples = examples
         if metric == "accuracy":
-            rows = ranking_rows(prompt, examples, candidate_ids)
+            self.rows = ranking_rows(prompt, examples, candidate_ids)
         else:
-            rows = [
+            self.rows = [
                 PackedRow(prompt, row.context, (candidate_ids[example.candidate],))
                 for row, example in zip(training_rows("", examples), examples, strict=True)
             ]
-        self.packs: tuple[tuple[PackedRow, ...], ...] = tuple(split_by_budget(rows, max_positions))
         self._hits: list[bool] = []
         self._losses: list[Tensor] = []
 

@@ -54,10 +54,17 @@ class RayGangLauncher:
     """Starts gangs on a Ray cluster that is up (see ray_cluster.py)."""
 
     def __init__(
-        self, bases: Path, artifact_url: str, logs: Path, storage: Path, num_threads: int
+        self,
+        bases: Path,
+        artifact_url: str,
+        logs: Path,
+        storage: Path,
+        num_threads: int,
+        context_memory_bytes: int,
     ) -> None:
         self._bases, self._artifact_url = bases, artifact_url
         self._logs, self._storage, self._num_threads = logs, storage, num_threads
+        self._context_memory_bytes = context_memory_bytes
 
     def launch(self, order: GangOrder) -> RayGang:
         """Start one worker a rank and return at once."""
@@ -72,6 +79,7 @@ class RayGangLauncher:
             artifact_url=self._artifact_url,
             log_folder=self._logs / order.name,
             num_threads=self._num_threads,
+            context_memory_bytes=self._context_memory_bytes,
             board=board,
         )
         trainer = TorchTrainer(

@@ -5,15 +5,16 @@ same phases with the same number of forward passes. A task that fails leaves; th
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from encoders.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packing import PackedBatch
 from encoders.scoring import label_log_probs
 from orchestrator.domain.gang import GangEvent, TaskFailed, TaskProgress
 from orchestrator.training.evaluation import Evaluation, Score
+from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import Example, TaskData
 from orchestrator.training.task_trainer import TaskTrainer
@@ -54,16 +55,15 @@ class RankLoop:
     def __init__(
         self,
         base: ShardedBase,
+        passes: RankPasses,
         runs: Sequence[TaskRun],
         post: Post,
         finish: Callable[[TaskRun], None],
-        max_positions: int,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._base, self._runs = base, list(runs)
+        self._base, self._passes, self._runs = base, passes, list(runs)
         self._is_stopping = is_stopping
         self._post, self._finish = post, finish
-        self._max_positions = max_positions
 
     def run(self) -> None:
         """Loop until no rank has work left, or until `is_stopping` on any of them."""
@@ -80,40 +80,24 @@ class RankLoop:
         """One optimizer step of each task; returns the forward passes made by every rank."""
         steps = {run.name: (run, *run.trainer.begin_step()) for run in runs}
         leaves = {name: leaf for name, (_, _, leaf) in steps.items()}
-        rows = [row for _, task_rows, _ in steps.values() for row in task_rows]
         num_labels = {
             name: sum(len(row.answers[0]) for row in task_rows)
             for name, (_, task_rows, _) in steps.items()
         }
-        packs = list(split_by_budget(rows, self._max_positions))
+        rows = [row for _, task_rows, _ in steps.values() for row in task_rows]
+        self._passes.prepare(rows)
+        packs = self._passes.split(rows)
         losses = dict.fromkeys(steps, 0.0)
-        rounds = self._base.rounds(len(packs))
-        for index in range(rounds):
-            if index < len(packs):
-                self._backward(packs[index], leaves, num_labels, losses)
-            else:
-                batch, virtual = self._base.idle_batch()
-                self._base.model.logits(batch, virtual).sum().mul(0).backward()
+
+        def backward(index: int, logits: Tensor, batch: PackedBatch) -> None:
+            names = [row.prompt or "" for row in packs[index]]
+            for name, loss in _backward(logits, batch, names, num_labels):
+                losses[name] += loss
+
+        rounds = self._passes.run(packs, leaves, backward, trains=True)
         for name, (run, _, leaf) in steps.items():
             self._end_step(run, leaf, losses[name])
         return rounds
-
-    def _backward(
-        self,
-        rows: tuple[PackedRow, ...],
-        leaves: Mapping[str, Tensor],
-        num_labels: Mapping[str, int],
-        losses: dict[str, float],
-    ) -> None:
-        """Add each task's mean label loss to `losses` and its gradient to its leaf."""
-        batch = pack(rows, {name: leaf.shape[0] for name, leaf in leaves.items()})
-        per_label = -label_log_probs(self._base.model.logits(batch, leaves), batch)
-        names = [row.prompt or "" for row in rows]
-        weight = torch.tensor([1.0 / num_labels[name] for name in names])
-        weighted = per_label * weight[batch.answer_row[batch.label_answer]]
-        weighted.sum().backward()
-        for name, part in zip(names, _sum_by_row(weighted.detach(), batch).tolist(), strict=True):
-            losses[name] += part
 
     def _end_step(self, run: TaskRun, leaf: Tensor, loss: float) -> None:
         try:
@@ -134,7 +118,7 @@ class RankLoop:
     def _manual_evaluation(self, run: TaskRun) -> Evaluation:
         data = run.trainer.data
         metric = run.trainer.spec.evaluation.metric
-        return Evaluation(metric, None, data.manual, data.manual_candidate_ids, self._max_positions)
+        return Evaluation(metric, None, data.manual, data.manual_candidate_ids)
 
     def _evaluate(self, runs: list[TaskRun]) -> int:
         scores, rounds = self._score_prompts(runs, lambda data: data.splits["eval"])
@@ -165,31 +149,33 @@ class RankLoop:
                 run.name,
                 rows_of(run.trainer.data),
                 run.trainer.data.candidate_ids,
-                self._max_positions,
             )
             for run in runs
         }
         virtual = {run.name: run.trainer.virtual_tokens() for run in runs}
         return self._score(evaluations, virtual)
 
-    @torch.no_grad()
     def _score(
         self, evaluations: Mapping[str, Evaluation], virtual: Mapping[str, Tensor]
     ) -> tuple[dict[str, Score], int]:
-        """Run the evaluations' packs; returns the scores and the passes made by every rank."""
-        work = [(name, rows) for name, each in evaluations.items() for rows in each.packs]
-        lengths = {name: tokens.shape[0] for name, tokens in virtual.items()}
-        rounds = self._base.rounds(len(work))
-        for index in range(rounds):
-            if index < len(work):
-                name, rows = work[index]
-                batch = pack(rows, lengths)
-                evaluations[name].add(self._base.model.logits(batch, virtual), batch)
-            else:
-                self._base.model.logits(*self._base.idle_batch())
+        """Run the evaluations; returns the scores and the passes made by every rank."""
+        self._passes.prepare([row for each in evaluations.values() for row in each.rows])
+        work = [(e, rows) for e in evaluations.values() for rows in self._passes.split(e.rows)]
+
+        def add(index: int, logits: Tensor, batch: PackedBatch) -> None:
+            work[index][0].add(logits, batch)
+
+        rounds = self._passes.run([rows for _, rows in work], virtual, add, trains=False)
         return {name: each.score() for name, each in evaluations.items()}, rounds
 
 
-def _sum_by_row(labels: Tensor, batch: PackedBatch) -> Tensor:
+def _backward(
+    logits: Tensor, batch: PackedBatch, names: Sequence[str], num_labels: Mapping[str, int]
+) -> Iterator[tuple[str, float]]:
+    """Add to each task's leaf the gradient of its mean label loss; yields its rows' shares."""
+    weight = torch.tensor([1.0 / num_labels[name] for name in names])
     rows = batch.answer_row[batch.label_answer]
-    return labels.new_zeros(int(batch.answer_row.max()) + 1).index_add(0, rows, labels)
+    weighted = -label_log_probs(logits, batch) * weight[rows]
+    weighted.sum().backward()
+    shares = weight.new_zeros(len(names)).index_add(0, rows, weighted.detach())
+    return zip(names, shares.tolist(), strict=True)

@@ -33,6 +33,7 @@ class WorkerConfig:
     artifact_url: str
     log_folder: Path
     num_threads: int
+    context_memory_bytes: int
     board: Any
 
 
@@ -68,8 +69,10 @@ def run_worker(config: WorkerConfig) -> None:
 def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
     import ray
 
+    from encoders.context_cache import CacheBudget, ContextCache
     from encoders.tokenization import TextTokenizer
     from orchestrator.training.rank_loop import RankLoop, TaskRun
+    from orchestrator.training.rank_passes import RankPasses
     from orchestrator.training.sharded_base import ShardedBase
     from orchestrator.training.trained_prompt import store_trained_prompt
 
@@ -90,7 +93,9 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
     def is_stopping() -> bool:
         return bool(ray.get(config.board.is_stopping.remote()))
 
-    RankLoop(base, runs, post, finish, MAX_POSITIONS, is_stopping).run()
+    cache = ContextCache(base.model, CacheBudget(config.context_memory_bytes))
+    passes = RankPasses(base, cache, MAX_POSITIONS)
+    RankLoop(base, passes, runs, post, finish, is_stopping).run()
     post([StageReached(rank, "done")])
 
 

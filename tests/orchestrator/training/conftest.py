@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from encoders.context_cache import CacheBudget, ContextCache
 from encoders.packed_model import PackedModel
 from encoders.tokenization import TextTokenizer
 from orchestrator.domain.dataset import Dataset, parse_dataset
 from orchestrator.domain.gang import GangEvent
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.training.rank_loop import RankLoop, TaskRun
+from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import TaskData, encode_task
 from orchestrator.training.task_trainer import TaskTrainer
@@ -109,15 +111,15 @@ class Loop:
         base: ShardedBase,
         trainers: Sequence[TaskTrainer],
         max_positions: int = MAX_POSITIONS,
+        cache_bytes: int = 1 << 30,
         **changes: Any,
     ) -> None:
         self.runs = [TaskRun(f"job-{each.spec.task}", each) for each in trainers]
         self.events: list[GangEvent] = []
         self.finished: list[TaskRun] = []
-        loop = RankLoop(
-            base, self.runs, self.events.extend, self.finished.append, max_positions, **changes
-        )
-        loop.run()
+        self.cache = ContextCache(base.model, CacheBudget(cache_bytes))
+        passes = RankPasses(base, self.cache, max_positions)
+        RankLoop(base, passes, self.runs, self.events.extend, self.finished.append, **changes).run()
 
     def events_of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

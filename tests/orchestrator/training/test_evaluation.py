@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from encoders.packing import PackedRow, pack
+from encoders.packing import PackedRow, pack, split_by_budget
 from encoders.tokenization import TextTokenizer
 from orchestrator.domain.task_spec import Metric
 from orchestrator.training.evaluation import Evaluation, Score
@@ -51,8 +51,8 @@ def evaluate(
     ids: tuple[tuple[int, ...], ...],
     max_positions: int,
 ) -> Score:
-    evaluation = Evaluation(metric, "colour", examples, ids, max_positions)
-    for rows in evaluation.packs:
+    evaluation = Evaluation(metric, "colour", examples, ids)
+    for rows in split_by_budget(evaluation.rows, max_positions):
         batch = pack(rows, LENGTHS)
         evaluation.add(base.model.logits(batch, virtual), batch)
     return evaluation.score()
@@ -108,9 +108,9 @@ def test_rows_of_the_manual_prompt_need_no_virtual_tokens(
 ) -> None:
     spec = make_spec(evaluation={"manual_prompt": "the colour of {word} is {colour}"})
     data = make_data(spec)
-    evaluation = Evaluation("accuracy", None, data.manual, data.manual_candidate_ids, 500)
+    evaluation = Evaluation("accuracy", None, data.manual, data.manual_candidate_ids)
     with torch.no_grad():
-        for rows in evaluation.packs:
+        for rows in split_by_budget(evaluation.rows, 500):
             batch = pack(rows, {})
             evaluation.add(base.model.logits(batch, {}), batch)
     assert 0 <= evaluation.score().value <= 1

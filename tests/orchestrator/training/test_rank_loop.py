@@ -74,6 +74,29 @@ def test_a_task_among_neighbours_learns_what_it_learns_alone(
         assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in expected], 1e-4)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_texts_computed_once_give_what_texts_computed_every_step_give(
+    base: ShardedBase, make_trainer: MakeTrainer, alone: dict[str, TaskTrainer], task: str
+) -> None:
+    trainer = make_trainer(task, **TASKS[task])
+    whole = Loop(base, [trainer], cache_bytes=0)
+    assert len(whole.cache) == 0
+    assert largest(trainer.virtual_tokens(), alone[task].virtual_tokens()) < 1e-6
+    assert trainer.best is not None
+    assert alone[task].best is not None
+    assert trainer.best.loss == pytest.approx(alone[task].best.loss, abs=1e-5)
+
+
+def test_each_distinct_text_of_all_tasks_is_computed_once(
+    base: ShardedBase, make_trainer: MakeTrainer
+) -> None:
+    tasks = {task: make_trainer(task, training={"steps": 10}) for task in ("one", "two")}
+    loop = Loop(base, list(tasks.values()))
+    splits = tasks["one"].data.splits
+    assert len(loop.cache) == len({row.context for rows in splits.values() for row in rows})
+    assert not loop.cache.is_full
+
+
 def test_training_twice_gives_the_same_bits(base: ShardedBase, make_trainer: MakeTrainer) -> None:
     twice = []
     for _ in range(2):
