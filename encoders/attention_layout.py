@@ -1,7 +1,9 @@
 """Who attends to whom in a packed batch, as a few padded buckets of gather indices and masks.
 
 Segments of like size go to one bucket, so that padding stays small. A padding entry repeats an
-index of its own segment: what one segment holds, a NaN even, never reaches another.
+index of its own segment: what one segment holds, a NaN even, never reaches another. How a segment
+is padded, and in which order its bucket comes, depends on its own size alone: its neighbours do
+not change a bit of its results.
 
 Shapes: N packed positions; in a bucket, B segments, Q queries, K packed keys and C cached keys,
 padded.
@@ -73,12 +75,12 @@ class AttentionLayout:
         groups: dict[tuple[int, ...], list[Segment]] = {}
         for segment in segments:
             sizes = len(segment), len(segment.keys()), len(segment.cached_keys())
-            groups.setdefault(tuple(map(_round_up, sizes)), []).append(segment)
+            groups.setdefault(tuple(map(_padded_size, sizes)), []).append(segment)
         restore = torch.empty(sum(len(segment) for segment in segments), dtype=torch.long)
         buckets: list[Bucket] = []
         offset = 0
-        for group in groups.values():
-            bucket = _bucket(group)
+        for sizes, group in sorted(groups.items(), key=lambda item: item[0]):
+            bucket = _bucket(group, *sizes)
             width = bucket.query.shape[1]
             for index, segment in enumerate(group):
                 first = offset + index * width
@@ -89,17 +91,18 @@ class AttentionLayout:
         return cls(tuple(buckets), restore, longest)
 
 
-def _round_up(length: int) -> int:
-    """The next power of two: segments that round alike share a bucket."""
-    return 1 << max(length - 1, 0).bit_length() if length else 0
+def _padded_size(length: int) -> int:
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: segments that pad alike share a bucket."""
+    power = 1 << max(length - 1, 0).bit_length()
+    return 0 if length == 0 else power * 3 // 4 if length <= power * 3 // 4 else power
 
 
-def _bucket(segments: Sequence[Segment]) -> Bucket:
-    """Segments as one bucket; either all of them have cached keys or none has."""
-    num_queries = max(len(segment) for segment in segments)
+def _bucket(
+    segments: Sequence[Segment], num_queries: int, num_keys: int, num_cached: int
+) -> Bucket:
+    """Segments padded to the given sizes; either all of them have cached keys or none has."""
     keys = [segment.keys() for segment in segments]
     cached_keys = [segment.cached_keys() for segment in segments]
-    num_keys, num_cached = max(map(len, keys)), max(map(len, cached_keys))
     cached_lengths = torch.tensor([len(each) for each in cached_keys])[:, None, None]
     before = torch.tensor([len(k) - len(s) for k, s in zip(keys, segments, strict=True)])
     length = torch.tensor([len(segment) for segment in segments])[:, None, None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encoders.errors import PackingError
 from encoders.packed_attention import PACKED, LayerStates
-from encoders.packing import PackedBatch, PackedRow, pack
+from encoders.packing import MIN_POSITIONS, PackedBatch, PackedRow, pack
 
 EXACT_TOLERANCE = 2e-3  # of the largest logit: fp32 runs differ by 1e-5, a wrong model by 1
 
@@ -59,7 +59,10 @@ class PackedModel:
         `virtual_tokens` holds a table [V, D] for every prompt of the batch; gradients reach it.
         `cache` holds every layer's states of the batch's cached texts (see context_cache.py).
         """
-        return self._forward(batch, virtual_tokens, batch.kept, packed_cache=cache)
+        num_kept = len(batch.kept)
+        filler = batch.kept[:1].expand(max(0, MIN_POSITIONS - num_kept))
+        kept = torch.cat([batch.kept, filler])
+        return self._forward(batch, virtual_tokens, kept, packed_cache=cache)[:num_kept]
 
     @torch.no_grad()
     def states(self, batch: PackedBatch) -> list[LayerStates]:

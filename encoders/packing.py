@@ -13,6 +13,7 @@ Shapes: N packed positions, M of them virtual, K kept (those whose logits are ne
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from encoders.attention_layout import AttentionLayout, Segment
 from encoders.errors import PackingError
 
 MIN_SHARED_HEAD = 4  # a shorter common head costs a segment more than it saves
+#: From this many rows up, and on as many threads as a machine's cores, matrix kernels give a row
+#: the same bits whatever stands beside it; a smaller pack gets filler.
+MIN_POSITIONS = 16
 CACHED_COST = 0.125  # of a cached position against a packed one, in memory and time
 
 Text = tuple[int, ...]  # token ids that no virtual token precedes
@@ -74,11 +78,8 @@ class PackedBatch:
     answer_row: Tensor
     layout: AttentionLayout
     row_segments: tuple[Segment, ...]
+    num_positions: int
     texts: tuple[Text, ...] = ()
-
-    @property
-    def num_positions(self) -> int:
-        return int(self.token_ids.numel())
 
     @property
     def num_answers(self) -> int:
@@ -103,18 +104,41 @@ def pack(
 def split_by_budget(
     rows: Iterable[PackedRow], max_positions: int, cached: Container[Text] = frozenset()
 ) -> Iterator[tuple[PackedRow, ...]]:
-    """Cut rows, in order, into runs that cost at most `max_positions` (one row at the least)."""
+    """Cut rows, in order, into runs that cost at most `max_positions` (one row at the least).
+
+    Successive rows of one prompt stay together; where they alone cost more, they are cut among
+    themselves, so that a cut never depends on a prompt's neighbours.
+    """
     run: list[PackedRow] = []
     used = 0.0
-    for row in rows:
-        cost = row.num_positions - (1 - CACHED_COST) * len(row.text) * (row.text in cached)
-        if run and used + cost > max_positions:
+    for _, group in groupby(rows, key=lambda row: row.prompt):
+        block = list(group)
+        costs = [_cost(row, cached) for row in block]
+        if run and used + sum(costs) > max_positions:
             yield tuple(run)
             run, used = [], 0.0
-        run.append(row)
-        used += cost
+        if sum(costs) > max_positions:
+            yield from _cut(block, costs, max_positions)
+        else:
+            run, used = run + block, used + sum(costs)
     if run:
         yield tuple(run)
+
+
+def _cost(row: PackedRow, cached: Container[Text]) -> float:
+    return row.num_positions - (1 - CACHED_COST) * len(row.text) * (row.text in cached)
+
+
+def _cut(
+    rows: Sequence[PackedRow], costs: Sequence[float], max_positions: int
+) -> Iterator[tuple[PackedRow, ...]]:
+    first, used = 0, 0.0
+    for index, cost in enumerate(costs):
+        if index > first and used + cost > max_positions:
+            yield tuple(rows[first:index])
+            first, used = index, 0.0
+        used += cost
+    yield tuple(rows[first:])
 
 
 def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
@@ -200,6 +224,9 @@ class _Builder:
         return self.prompts.setdefault(prompt, used)
 
     def build(self, rows: Sequence[PackedRow]) -> PackedBatch:
+        num_positions = len(self.ids)
+        if num_positions < MIN_POSITIONS:
+            self._add((0,) * (MIN_POSITIONS - num_positions), None, 0)
         ids = torch.tensor(self.ids)
         virtual = (ids < 0).nonzero()[:, 0]
         kept = [self.ends[i][0] for i in range(len(rows))]
@@ -227,6 +254,7 @@ class _Builder:
             label_answer=label[:, 2],
             answer_row=torch.tensor(answer_row, dtype=torch.long),
             layout=AttentionLayout.of(self.segments),
+            num_positions=num_positions,
             row_segments=tuple(self.row_segments[i] for i in range(len(rows))),
             texts=tuple(self.texts),
         )

@@ -67,3 +67,19 @@ def write_task(folder: Path, task: str, *, base: str = "tiny", **changes: object
     path = folder / f"{task}.yaml"
     path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     return path
+
+
+def keeps_row_bits() -> bool:
+    """Whether this machine's matrix kernels give a row the same bits whatever stands beside it,
+    from encoders.packing.MIN_POSITIONS rows up. Where they do not, results agree to rounding."""
+    from encoders.packing import MIN_POSITIONS
+
+    generator = torch.Generator().manual_seed(0)
+    for size in (16, 64, 128):
+        rows = torch.randn(200, size, generator=generator)
+        weight = torch.randn(size, 48, generator=generator)
+        whole = rows @ weight
+        for count in range(MIN_POSITIONS, 200, 7):
+            if not torch.equal(rows[:count] @ weight, whole[:count]):
+                return False
+    return True

@@ -69,8 +69,31 @@ def test_depth_is_the_position_of_the_first_token_in_its_row(
 
 
 def test_segments_of_like_size_share_a_bucket() -> None:
-    assert len(AttentionLayout.of(segments_of([(5, -1), (7, -1), (8, -1)])).buckets) == 1
+    assert len(AttentionLayout.of(segments_of([(9, -1), (11, -1), (12, -1)])).buckets) == 1
     assert len(AttentionLayout.of(segments_of([(5, -1), (9, -1), (1, -1)])).buckets) == 3
+
+
+@given(forests, forests)
+@settings(max_examples=50, deadline=None)
+def test_neighbours_change_neither_the_padding_of_a_segment_nor_the_order_of_buckets(
+    forest: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> None:
+    def shapes(segments: list[Segment], num_own: int) -> list[tuple[int, int, list[int]]]:
+        """Each bucket's sizes and the first positions of the own segments in it, in order."""
+        owned = {segment.start for segment in segments[:num_own]}
+        found = []
+        for bucket in AttentionLayout.of(segments).buckets:
+            starts = [start for start in bucket.query[:, 0].tolist() if start in owned]
+            if starts:
+                found.append((bucket.query.shape[1], bucket.key.shape[1], starts))
+        return found
+
+    alone = segments_of(forest)
+    size = sum(length for length, _ in forest)
+    moved = [
+        Segment(s.start + size, s.stop + size) for s in segments_of([(n, -1) for n, _ in others])
+    ]
+    assert shapes(alone, len(alone)) == shapes([*alone, *moved], len(alone))
 
 
 def test_padding_never_doubles_a_bucket() -> None:

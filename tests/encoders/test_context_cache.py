@@ -106,7 +106,7 @@ def test_only_what_follows_a_cached_text_is_packed(models: Models) -> None:
     assert set(map(len, cache._states)) == {2, 5, 17}
     batch = pack(ROWS[2:3], LENGTHS, cache)
     assert batch.num_positions == 2 + 1 + 1
-    assert batch.position_ids.tolist() == [5, 6, 7, 8]
+    assert batch.position_ids[: batch.num_positions].tolist() == [5, 6, 7, 8]
     assert pack(ROWS[:3], LENGTHS, cache).texts == (TEXT, (11, 12))
 
 

@@ -1,12 +1,10 @@
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.errors import PackingError
-from encoders.packing import MIN_SHARED_HEAD, PackedRow, pack, split_by_budget
+from encoders.packing import MIN_POSITIONS, MIN_SHARED_HEAD, PackedRow, pack, split_by_budget
 
 HEAD = tuple(-i - 1 for i in range(5))
 
@@ -124,5 +122,27 @@ def test_split_by_budget_covers_all_rows_once_in_order(rows: list[PackedRow], bu
     assert [row for each in packs for row in each] == rows
     for each in packs:
         assert len(each) == 1 or sum(row.num_positions for row in each) <= budget
-    for one, after in pairwise(packs):
-        assert sum(row.num_positions for row in (*one, after[0])) > budget
+
+
+@given(st.lists(rows, max_size=6), st.lists(rows, max_size=6), st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+def test_neighbours_never_change_where_a_prompts_rows_are_cut(
+    before: list[PackedRow], own: list[PackedRow], budget: int
+) -> None:
+    own = [PackedRow("own", row.context, row.answers) for row in own]
+    among = split_by_budget([*before, *own, *before], budget)
+    cut = [part for each in among if (part := tuple(r for r in each if r.prompt == "own"))]
+    assert cut == list(split_by_budget(own, budget))
+
+
+def test_packs_are_filled_with_whole_prompts() -> None:
+    rows = [PackedRow(prompt, (*HEAD, 1)) for prompt in "ppqqrr"]
+    assert [len(each) for each in split_by_budget(rows, 24)] == [4, 2]
+
+
+def test_a_small_pack_gets_filler_that_changes_nothing() -> None:
+    batch = pack([PackedRow("p", (*HEAD, 1), ((7, 8),))], LENGTHS)
+    assert batch.num_positions == len(HEAD) + 2
+    assert len(batch.token_ids) == len(batch.position_ids) == MIN_POSITIONS
+    assert batch.kept.tolist() == [5, 6]
+    assert int(batch.virtual_positions.max()) < batch.num_positions

@@ -10,8 +10,8 @@ from torch import Tensor
 from orchestrator.domain.gang import TaskFailed, TaskProgress
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_trainer import TaskTrainer
-from tests.orchestrator.training.conftest import Loop, MakeTrainer
-from tests.tiny import colour_rows
+from tests.orchestrator.training.conftest import MAX_POSITIONS, Loop, MakeTrainer
+from tests.tiny import colour_rows, keeps_row_bits
 
 #: Prompts first, last and in the middle, all encoders, other lengths, seeds and step counts.
 TASKS: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ def alone(base: ShardedBase, make_trainer: MakeTrainer) -> dict[str, TaskTrainer
     return trainers
 
 
-@pytest.mark.parametrize("max_positions", [1024, 64])
+@pytest.mark.parametrize("max_positions", [MAX_POSITIONS, 64])
 def test_a_task_among_neighbours_learns_what_it_learns_alone(
     base: ShardedBase,
     make_trainer: MakeTrainer,
@@ -69,9 +69,11 @@ def test_a_task_among_neighbours_learns_what_it_learns_alone(
     loop = Loop(base, list(trainers.values()), max_positions)
     assert {run.name for run in loop.finished} == set(TASKS)
     for task, trainer in trainers.items():
-        assert largest(trainer.virtual_tokens(), alone[task].virtual_tokens()) < 1e-6, task
-        losses, expected = trainer.curve["loss"], alone[task].curve["loss"]
-        assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in expected], 1e-4)
+        found, expected = trainer.virtual_tokens(), alone[task].virtual_tokens()
+        if max_positions == MAX_POSITIONS and keeps_row_bits():
+            assert torch.equal(found, expected), task
+            assert trainer.curve == alone[task].curve
+        assert largest(found, expected) < 1e-5, task
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -81,7 +83,7 @@ def test_texts_computed_once_give_what_texts_computed_every_step_give(
     trainer = make_trainer(task, **TASKS[task])
     whole = Loop(base, [trainer], cache_bytes=0)
     assert len(whole.cache) == 0
-    assert largest(trainer.virtual_tokens(), alone[task].virtual_tokens()) < 1e-6
+    assert largest(trainer.virtual_tokens(), alone[task].virtual_tokens()) < 1e-4
     assert trainer.best is not None
     assert alone[task].best is not None
     assert trainer.best.loss == pytest.approx(alone[task].best.loss, abs=1e-5)
