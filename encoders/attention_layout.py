@@ -72,10 +72,9 @@ class AttentionLayout:
     @classmethod
     def of(cls, segments: Sequence[Segment]) -> "AttentionLayout":
         """The layout of `segments`, none of them cached; their ancestors may be."""
-        groups: dict[tuple[int, ...], list[Segment]] = {}
+        groups: dict[tuple[int, int, int], list[Segment]] = {}
         for segment in segments:
-            sizes = len(segment), len(segment.keys()), len(segment.cached_keys())
-            groups.setdefault(tuple(map(_padded_size, sizes)), []).append(segment)
+            groups.setdefault(_padded_sizes(segment), []).append(segment)
         restore = torch.empty(sum(len(segment) for segment in segments), dtype=torch.long)
         buckets: list[Bucket] = []
         offset = 0
@@ -89,6 +88,15 @@ class AttentionLayout:
             buckets.append(bucket)
         longest = max(segment.depth + len(segment) for segment in segments)
         return cls(tuple(buckets), restore, longest)
+
+
+def _padded_sizes(segment: Segment) -> tuple[int, int, int]:
+    """Its queries, packed keys and cached keys, padded."""
+    return (
+        _padded_size(len(segment)),
+        _padded_size(len(segment.keys())),
+        _padded_size(len(segment.cached_keys())),
+    )
 
 
 def _padded_size(length: int) -> int:

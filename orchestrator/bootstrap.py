@@ -111,6 +111,7 @@ class Parts:
             storage=settings.home / "ray",
             num_threads=self.threads_per_worker,
             context_memory_bytes=settings.context_memory_mb << 20,
+            checkpoint_s=settings.checkpoint_s,
         )
         return Controller(
             self.jobs,
@@ -123,6 +124,7 @@ class Parts:
             zero_stage=settings.zero_stage,
             code_version=code_version(),
             max_length=self._verified_max_length,
+            discard=self.artifacts.discard,
             is_dead=_is_dead,
             now=time.monotonic,
         )

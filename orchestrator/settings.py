@@ -39,6 +39,8 @@ class Settings(BaseModel):
     zero_stage: Annotated[Literal[0, 3], BeforeValidator(_number)] = 0
     #: Memory of each worker for the states of texts that stand before a prompt.
     context_memory_mb: int = Field(2048, ge=0)
+    #: Seconds between two checkpoints of a task: what a killed worker loses at most.
+    checkpoint_s: float = Field(30.0, ge=0)
     #: Seconds after which a holder that has not been heard of loses its job.
     lease_s: float = Field(60.0, gt=1)
 

@@ -8,7 +8,7 @@ default; any fsspec URL else. It holds only its URL, so it pickles.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ class ArtifactStore:
 
     def exists(self, digest: str) -> bool:
         return self._size(digest) is not None
+
+    def discard(self, digest: str) -> None:
+        """Remove what nothing refers to any more (a superseded checkpoint); absent is well."""
+        fs, path = self._locate(digest)
+        with self._explained("remove", digest), suppress(FileNotFoundError):
+            fs.rm_file(path)
 
     def sweep(self, older_than_s: float = 3600) -> int:
         """Remove what killed writers left on a local disk; return how many files that were."""

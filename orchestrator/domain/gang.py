@@ -13,13 +13,15 @@ from orchestrator.domain.task_spec import TaskSpec
 
 @dataclass(frozen=True)
 class TaskOrder:
-    """One job to train. `datasets` maps each split to the digest of its stored JSONL file."""
+    """One job to train. `datasets` maps each split to the digest of its stored JSONL file,
+    `checkpoint` is the digest of the state to go on from."""
 
     job_id: str
     spec: TaskSpec
     datasets: Mapping[str, str]
     base_fingerprint: str
     num_positions: float
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class TaskProgress:
 
 
 @dataclass(frozen=True)
+class TaskCheckpointed:
+    """A task's state after `step` is stored as the artifact `digest`."""
+
+    job_id: str
+    step: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class TaskFinished:
     """A task is trained and its artifacts are stored."""
 
@@ -75,7 +86,7 @@ class TaskFailed:
     reason: str
 
 
-GangEvent = StageReached | TaskProgress | TaskFinished | TaskFailed
+GangEvent = StageReached | TaskProgress | TaskCheckpointed | TaskFinished | TaskFailed
 
 
 @dataclass(frozen=True)

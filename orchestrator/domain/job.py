@@ -87,7 +87,8 @@ class Submission:
 @dataclass(frozen=True)
 class Job:
     """A job as the queue holds it. `version` is the number of the version it made; `outcome` says
-    whether that was new, which alias moved, and the refusals of its gate."""
+    whether that was new, which alias moved, and the refusals of its gate; `checkpoint` is the
+    digest of the state that its next attempt goes on from."""
 
     id: str
     submission: Submission
@@ -101,6 +102,7 @@ class Job:
     finished_at: datetime | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
     outcome: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
 
     @property
     def task(self) -> str:

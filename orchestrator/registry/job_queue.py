@@ -123,6 +123,11 @@ class JobQueue:
         with self._database.write() as connection:
             return lease_from_row(write_fenced(connection, lease, HELD, values))
 
+    def checkpoint(self, lease: Lease, digest: str) -> None:
+        """The job's next attempt, if there is one, goes on from the stored state `digest`."""
+        with self._database.write() as connection:
+            write_fenced(connection, lease, HELD, {"checkpoint": digest})
+
     def fail(self, lease: Lease, error: str) -> Job:
         """The attempt failed for a reason of the job's own; it is not tried again by itself."""
         error = error[-MAX_ERROR_CHARS:]

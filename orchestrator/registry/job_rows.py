@@ -21,6 +21,7 @@ _NUM_SHOWN = 5
 FRESH: dict[str, Any] = {
     "state": JobState.QUEUED,
     "progress": {},
+    "checkpoint": None,
     "error": None,
     "version": None,
     "outcome": None,
@@ -54,6 +55,7 @@ def job_from_row(row: Row[Any]) -> Job:
         finished_at=row.finished_at,
         progress=row.progress,
         outcome=row.outcome or {},
+        checkpoint=row.checkpoint,
     )
 
 

@@ -151,6 +151,7 @@ jobs = Table(
     Column("lease_token", PlainText()),
     Column("lease_expires_at", UtcDateTime()),
     _json("progress"),
+    Column("checkpoint", PlainText()),
     Column("error", PlainText()),
     Column("version", Integer()),
     Column("outcome", JSON(none_as_null=True)),

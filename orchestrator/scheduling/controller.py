@@ -14,6 +14,7 @@ from orchestrator.domain.gang import (
     GangLauncher,
     GangOrder,
     StageReached,
+    TaskCheckpointed,
     TaskFailed,
     TaskFinished,
     TaskOrder,
@@ -37,6 +38,7 @@ class _RunningGang:
     order: GangOrder
     leases: dict[str, Lease]
     jobs: dict[str, Job]
+    checkpoints: dict[str, str]
     next_heartbeat: float
 
 
@@ -67,6 +69,7 @@ class Controller:
         zero_stage: int,
         code_version: str,
         max_length: Callable[[str], int],
+        discard: Callable[[str], None],
         is_dead: Callable[[str], bool],
         now: Callable[[], float],
     ) -> None:
@@ -74,7 +77,7 @@ class Controller:
         self._holder, self._actor, self._lease_s = holder, actor, lease_s
         self._num_workers, self._zero_stage = num_workers, zero_stage
         self._code_version, self._max_length = code_version, max_length
-        self._is_dead, self._now = is_dead, now
+        self._discard, self._is_dead, self._now = discard, is_dead, now
         self._running: list[_RunningGang] = []
         self.watch = Watch()
 
@@ -125,7 +128,10 @@ class Controller:
             for job_id, lease in leases.items():
                 self._fail(job_id, lease, str(error))
             return True
-        self._running.append(_RunningGang(gang, order, leases, claimed, self._next_heartbeat()))
+        kept = {job.id: job.checkpoint for job in claimed.values() if job.checkpoint}
+        self._running.append(
+            _RunningGang(gang, order, leases, claimed, kept, self._next_heartbeat())
+        )
         return True
 
     def _order(self, key: GangKey, jobs: Sequence[Job], leases: dict[str, Lease]) -> GangOrder:
@@ -137,6 +143,7 @@ class Controller:
                 job.submission.datasets,
                 fingerprint,
                 job.submission.num_positions,
+                job.checkpoint,
             )
             for job in jobs
         ]
@@ -164,26 +171,52 @@ class Controller:
                 self.watch.stages[event.rank] = event.stage
             elif isinstance(event, TaskProgress):
                 self.watch.progress[event.job_id] = event
+            elif isinstance(event, TaskCheckpointed):
+                self._keep(running, event)
             else:
                 self._end(running, event)
+
+    def _keep(self, running: _RunningGang, event: TaskCheckpointed) -> None:
+        """Write a checkpoint down; the one before it is of no use any more."""
+        lease = running.leases.get(event.job_id)
+        if lease is None:
+            self._discard(event.digest)
+            return
+        try:
+            self._queue.checkpoint(lease, event.digest)
+        except StaleLease as error:
+            self._lose(running, event.job_id, error)
+            self._discard(event.digest)
+        else:
+            superseded = running.checkpoints.get(event.job_id, event.digest)
+            running.checkpoints[event.job_id] = event.digest
+            if superseded != event.digest:
+                self._discard(superseded)
 
     def _end(self, running: _RunningGang, event: TaskFinished | TaskFailed) -> None:
         lease = running.leases.pop(event.job_id, None)
         if lease is None:
             return
         if isinstance(event, TaskFailed):
-            self._fail(event.job_id, lease, event.reason)
-            return
+            is_ended = self._fail(event.job_id, lease, event.reason)
+        else:
+            is_ended = self._complete(running, event, lease)
+        if is_ended and event.job_id in running.checkpoints:
+            self._discard(running.checkpoints.pop(event.job_id))
+
+    def _complete(self, running: _RunningGang, event: TaskFinished, lease: Lease) -> bool:
+        """Register a result; False where the job is another holder's by now."""
         try:
             spec = running.jobs[event.job_id].submission.spec
             lease = self._renew(lease)
             completion = self._registry.complete(lease, event.trained, spec.promote, self._actor)
         except StaleLease as error:
             self.watch.failures[event.job_id] = str(error)
+            return False
         except (InvalidInput, IntegrityError) as error:  # a result that no version can be made of
-            self._fail(event.job_id, lease, str(error))
-        else:
-            self.watch.completions[event.job_id] = completion
+            return self._fail(event.job_id, lease, str(error))
+        self.watch.completions[event.job_id] = completion
+        return True
 
     def _beat(self, running: _RunningGang) -> None:
         running.next_heartbeat = self._next_heartbeat()
@@ -191,8 +224,12 @@ class Controller:
             try:
                 running.leases[job_id] = self._renew(lease)
             except StaleLease as error:
-                running.leases.pop(job_id)
-                self.watch.failures[job_id] = str(error)
+                self._lose(running, job_id, error)
+
+    def _lose(self, running: _RunningGang, job_id: str, error: StaleLease) -> None:
+        """Another holder has the job: what this gang does for it counts no more."""
+        running.leases.pop(job_id)
+        self.watch.failures[job_id] = str(error)
 
     def _renew(self, lease: Lease) -> Lease:
         """Extend a lease, and write down how far its job has come."""
@@ -220,12 +257,15 @@ class Controller:
             else:
                 self._release(lease, error)
 
-    def _fail(self, job_id: str, lease: Lease, reason: str) -> None:
+    def _fail(self, job_id: str, lease: Lease, reason: str) -> bool:
+        """End a job as failed; False where it is another holder's by now."""
         self.watch.failures[job_id] = reason
         try:
             self._queue.fail(lease, reason)
         except StaleLease as error:
             self.watch.failures[job_id] = str(error)
+            return False
+        return True
 
     def _release(self, lease: Lease, cause: str) -> None:
         try:

@@ -1,11 +1,12 @@
 """The board: the one actor a gang's workers speak to. Holds events until the controller polls.
 
-A finished or failed task stays known, so that a restarted worker group does not train it again.
+A finished or failed task stays known, and so does the last checkpoint of each other one: a worker
+group that is started again trains nothing twice.
 """
 
 from collections.abc import Sequence
 
-from orchestrator.domain.gang import GangEvent, TaskFailed, TaskFinished
+from orchestrator.domain.gang import GangEvent, TaskCheckpointed, TaskFailed, TaskFinished
 
 
 class Board:
@@ -14,6 +15,7 @@ class Board:
     def __init__(self) -> None:
         self._events: list[GangEvent] = []
         self._ended: set[str] = set()
+        self._checkpoints: dict[str, str] = {}
         self._is_stopping = False
 
     def post(self, events: Sequence[GangEvent]) -> None:
@@ -23,6 +25,8 @@ class Board:
                 if event.job_id in self._ended:
                     continue
                 self._ended.add(event.job_id)
+            elif isinstance(event, TaskCheckpointed):
+                self._checkpoints[event.job_id] = event.digest
             self._events.append(event)
 
     def take(self) -> list[GangEvent]:
@@ -41,3 +45,7 @@ class Board:
     def ended(self) -> frozenset[str]:
         """Jobs that need no more work."""
         return frozenset(self._ended)
+
+    def checkpoints(self) -> dict[str, str]:
+        """The digest of each job's last checkpoint in this gang."""
+        return dict(self._checkpoints)

@@ -25,6 +25,9 @@ class Score:
         """Greater is better; equal values are told apart by the loss."""
         return (-self.loss if self.metric == "loss" else self.value, -self.loss)
 
+    def as_tuple(self) -> tuple[Metric, float, float]:
+        return self.metric, self.value, self.loss
+
 
 class Evaluation:
     """One pass over held-out `rows`. Feed the logits of packs of them, in order, then ask the

@@ -61,10 +61,12 @@ class RayGangLauncher:
         storage: Path,
         num_threads: int,
         context_memory_bytes: int,
+        checkpoint_s: float,
     ) -> None:
         self._bases, self._artifact_url = bases, artifact_url
         self._logs, self._storage, self._num_threads = logs, storage, num_threads
         self._context_memory_bytes = context_memory_bytes
+        self._checkpoint_s = checkpoint_s
 
     def launch(self, order: GangOrder) -> RayGang:
         """Start one worker a rank and return at once."""
@@ -80,6 +82,7 @@ class RayGangLauncher:
             log_folder=self._logs / order.name,
             num_threads=self._num_threads,
             context_memory_bytes=self._context_memory_bytes,
+            checkpoint_s=self._checkpoint_s,
             board=board,
         )
         trainer = TorchTrainer(

@@ -4,7 +4,6 @@ Each round of the loop has two phases, train and evaluate; under ZeRO-3 all rank
 same phases with the same number of forward passes. A task that fails leaves; the others go on.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -12,45 +11,19 @@ from torch import Tensor
 
 from encoders.packing import PackedBatch
 from encoders.scoring import label_log_probs
-from orchestrator.domain.gang import GangEvent, TaskFailed, TaskProgress
+from orchestrator.domain.gang import GangEvent, TaskFailed
 from orchestrator.training.evaluation import Evaluation, Score
 from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import Example, TaskData
-from orchestrator.training.task_trainer import TaskTrainer
+from orchestrator.training.task_run import TaskRun
 
 Post = Callable[[Sequence[GangEvent]], None]
 
 
-class TaskRun:
-    """A task on this rank: its trainer, and the evaluations it still wants."""
-
-    def __init__(self, job_id: str, trainer: TaskTrainer) -> None:
-        self.job_id = job_id
-        self.trainer = trainer
-        self.manual: Score | None = None
-        self.held_out: Score | None = None
-        self.is_over = False
-        self.started = time.monotonic()
-
-    @property
-    def name(self) -> str:
-        return self.trainer.spec.task
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def progress(self, stage: str = "training") -> TaskProgress:
-        trainer = self.trainer
-        loss = trainer.curve.get("loss", [(0, None)])[-1][1]
-        best = trainer.best.value if trainer.best else None
-        steps = trainer.spec.training.steps
-        return TaskProgress(self.job_id, trainer.step, steps, loss, best, self.seconds, stage)
-
-
 class RankLoop:
-    """Trains `runs` to their ends; `finish` is called with each one as it is done."""
+    """Trains `runs` to their ends; `finish` is called with each one as it is done, `keep` with the
+    others after each step."""
 
     def __init__(
         self,
@@ -59,10 +32,11 @@ class RankLoop:
         runs: Sequence[TaskRun],
         post: Post,
         finish: Callable[[TaskRun], None],
+        keep: Callable[[Sequence[TaskRun]], None] = lambda runs: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._base, self._passes, self._runs = base, passes, list(runs)
-        self._is_stopping = is_stopping
+        self._keep, self._is_stopping = keep, is_stopping
         self._post, self._finish = post, finish
 
     def run(self) -> None:
@@ -73,6 +47,7 @@ class RankLoop:
             evaluated = self._evaluate([run for run in self._runs if run.trainer.is_evaluation_due])
             tested = self._end([run for run in self._runs if run.trainer.is_done])
             self._runs = [run for run in self._runs if not run.is_over]
+            self._keep(self._runs)
             if not trained + evaluated + tested:
                 return
 
@@ -110,7 +85,7 @@ class RankLoop:
             self._post([run.progress()])
 
     def _score_manual_prompts(self) -> None:
-        wanting = [run for run in self._runs if run.trainer.data.manual]
+        wanting = [run for run in self._runs if run.trainer.data.manual and run.manual is None]
         scores, _ = self._score({run.name: self._manual_evaluation(run) for run in wanting}, {})
         for run in wanting:
             run.manual = scores[run.name]

@@ -6,7 +6,7 @@ seed. V virtual tokens, D token_dim.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,6 +109,41 @@ class TaskTrainer:
         if self._best_state:
             self.prompt.load_state_dict(self._best_state)
 
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on to the bit, between two steps."""
+        return {
+            "step": self.step,
+            "encoder": self.prompt.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "data_order": self._data_order.state(),
+            "dropout_rng": self._dropout_rng,
+            "curve": {
+                name: torch.tensor(points, dtype=torch.float64)
+                for name, points in self.curve.items()
+            },
+            "best": self.best.as_tuple() if self.best else None,
+            "best_step": self.best_step,
+            "best_state": self._best_state,
+            "evaluations_since_best": self._evaluations_since_best,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of this very task."""
+        self.step = state["step"]
+        self.prompt.load_state_dict(state["encoder"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._data_order.restore(state["data_order"])
+        self._dropout_rng = state["dropout_rng"]
+        self.curve = {
+            name: [(int(step), value) for step, value in points.tolist()]
+            for name, points in state["curve"].items()
+        }
+        self.best = Score(*state["best"]) if state["best"] else None
+        self.best_step, self._best_state = state["best_step"], dict(state["best_state"])
+        self._evaluations_since_best = state["evaluations_since_best"]
+
     def _note(self, name: str, value: float) -> None:
         self.curve.setdefault(name, []).append((self.step, value))
 
@@ -134,6 +169,14 @@ class _DataOrder:
             self._left = torch.randperm(self._num_rows, generator=self._generator).tolist()
         batch, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
         return batch
+
+    def state(self) -> dict[str, Any]:
+        left = torch.tensor(self._left, dtype=torch.long)
+        return {"generator": self._generator.get_state(), "left": left}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+        self._left = state["left"].tolist()
 
 
 def _optimizer(prompt: torch.nn.Module, training: TrainingSpec) -> torch.optim.Optimizer:

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class WorkerConfig:
     log_folder: Path
     num_threads: int
     context_memory_bytes: int
+    checkpoint_s: float
     board: Any
 
 
@@ -51,8 +52,12 @@ def run_worker(config: WorkerConfig) -> None:
 
     post([StageReached(rank, "importing torch and deepspeed")])
     _set_threads(config.num_threads)
-    ended = ray.get(config.board.ended.remote())
-    orders = [order for order in config.order.ranks[rank] if order.job_id not in ended]
+    ended, checkpoints = ray.get([config.board.ended.remote(), config.board.checkpoints.remote()])
+    orders = [
+        replace(order, checkpoint=checkpoints.get(order.job_id, order.checkpoint))
+        for order in config.order.ranks[rank]
+        if order.job_id not in ended
+    ]
 
     def end(event: GangEvent) -> None:
         ray.get(config.board.post.remote([event]))
@@ -71,9 +76,11 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
 
     from encoders.context_cache import CacheBudget, ContextCache
     from encoders.tokenization import TextTokenizer
-    from orchestrator.training.rank_loop import RankLoop, TaskRun
+    from orchestrator.training.checkpoint import Checkpointer
+    from orchestrator.training.rank_loop import RankLoop
     from orchestrator.training.rank_passes import RankPasses
     from orchestrator.training.sharded_base import ShardedBase
+    from orchestrator.training.task_run import TaskRun
     from orchestrator.training.trained_prompt import store_trained_prompt
 
     post([StageReached(rank, "loading the base")])
@@ -95,7 +102,8 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
 
     cache = ContextCache(base.model, CacheBudget(config.context_memory_bytes))
     passes = RankPasses(base, cache, MAX_POSITIONS)
-    RankLoop(base, passes, runs, post, finish, is_stopping).run()
+    keep = Checkpointer(store, post, config.checkpoint_s).keep
+    RankLoop(base, passes, runs, post, finish, keep, is_stopping).run()
     post([StageReached(rank, "done")])
 
 
@@ -104,8 +112,8 @@ def _open(
 ) -> Any:
     """Read a task's stored data and build its trainer; an error fails this task alone."""
     from orchestrator.domain.dataset import parse_dataset
-    from orchestrator.training.rank_loop import TaskRun
     from orchestrator.training.task_data import encode_task, max_row_length
+    from orchestrator.training.task_run import TaskRun
     from orchestrator.training.task_trainer import TaskTrainer
 
     try:
@@ -115,10 +123,30 @@ def _open(
             for split, digest in order.datasets.items()
         }
         data = encode_task(order.spec, datasets, tokenizer, max_row_length(order.spec, limit))
-        return TaskRun(order.job_id, TaskTrainer(order.spec, data, base.model.token_dim))
+
+        def fresh() -> TaskRun:
+            return TaskRun(order.job_id, TaskTrainer(order.spec, data, base.model.token_dim))
+
+        return _resumed(order, store, fresh) or fresh()
     except (TuttiError, ValueError) as error:
         end(TaskFailed(order.job_id, str(error)))
         return None
+
+
+def _resumed(order: TaskOrder, store: ArtifactStore, fresh: Callable[[], Any]) -> Any:
+    """The run as its checkpoint left it; None without one, or where it cannot be used."""
+    from orchestrator.training.checkpoint import load_checkpoint
+
+    if order.checkpoint is None:
+        return None
+    run = fresh()
+    try:
+        run.restore(load_checkpoint(store.get_bytes(order.checkpoint)))
+    except (TuttiError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        print(f"{order.spec.task}: starts again, its checkpoint is of no use: {error}")
+        return None
+    print(f"{order.spec.task}: goes on after step {run.trainer.step}")
+    return run
 
 
 def _set_threads(num_threads: int) -> None:

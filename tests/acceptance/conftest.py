@@ -56,9 +56,9 @@ def new_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Makes data directories that have the tiny base."""
     base = make_tiny_base(tmp_path_factory.mktemp("tiny-base"))
 
-    def make(name: str) -> Home:
+    def make(name: str, **settings: str) -> Home:
         root = tmp_path_factory.mktemp(name)
-        home = Home(root / "home", root / "tasks")
+        home = Home(root / "home", root / "tasks", settings)
         home.tasks.mkdir()
         done = home.tutti("base", "add", "tiny", base)
         assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Kills real processes on purpose, and looks at the database, the artifacts and MLflow after."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import TUTTI, Home
-from tests.tiny import write_task
+from tests.tiny import keeps_row_bits, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 LONG = {"steps": 400, "batch_size": 4, "learning_rate": 0.01, "seed": 1}
@@ -26,15 +27,15 @@ def start_training(home: Home, specs: list[Path]) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(process: "subprocess.Popen[str]", word: str) -> list[str]:
-    """Read its words until one line has `word`."""
+def wait_for(process: "subprocess.Popen[str]", pattern: str) -> list[str]:
+    """Read its words until one line has `pattern`."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
-        if word in line:
+        if re.search(pattern, line):
             return said
-    raise AssertionError(f"never said {word!r}: {''.join(said)}")
+    raise AssertionError(f"never said {pattern!r}: {''.join(said)}")
 
 
 def workers_of(home: Home) -> list[int]:
@@ -48,6 +49,21 @@ def workers_of(home: Home) -> list[int]:
         if target.startswith(str(home.folder / "logs")) and "worker-" in target:
             pids.append(int(proc.name))
     return pids
+
+
+def resumed(home: Home) -> str:
+    """What the workers say of tasks that go on from a checkpoint."""
+    logs = sorted(home.folder.glob("logs/*/worker-*.log"))
+    text = "".join(log.read_text(errors="replace") for log in logs)
+    return " ".join(line for line in text.splitlines() if "goes on after step" in line)
+
+
+def leftovers(home: Home) -> set[str]:
+    """Stored artifacts that neither a version nor a job's data set is."""
+    versions = home.json("prompts", "list")
+    known = {each["digest"] for v in versions for each in v["artifacts"].values()}
+    known |= {digest for v in versions for digest in v["lineage"]["datasets"].values()}
+    return {path.name for path in home.folder.glob("artifacts/sha256/*/*")} - known
 
 
 def result_of(home: Home, task: str) -> Any:
@@ -67,9 +83,11 @@ def undisturbed(new_home: Any) -> dict[str, Any]:
 
 
 def check(home: Home, undisturbed: dict[str, Any]) -> None:
-    """Every job done once, with the weights of the undisturbed run; nothing left to tell MLflow."""
-    for task, expected in undisturbed.items():
-        assert result_of(home, task) == expected
+    """Every job done once, with the weights of the undisturbed run (to the bit, where kernels
+    allow it); nothing left to tell MLflow."""
+    if keeps_row_bits():
+        for task, expected in undisturbed.items():
+            assert result_of(home, task) == expected
     versions = home.json("prompts", "list")
     assert sorted(version["ref"] for version in versions) == ["task-0@1", "task-1@1"]
     assert all(version["lineage"]["mlflow_run_id"] for version in versions)
@@ -77,37 +95,41 @@ def check(home: Home, undisturbed: dict[str, Any]) -> None:
 
 
 def test_a_killed_driver_loses_nothing(new_home: Any, undisturbed: dict[str, Any]) -> None:
-    home: Home = new_home("killed-driver")
+    home: Home = new_home("killed-driver", TUTTI_CHECKPOINT_S="0")
     specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
     process = start_training(home, specs)
-    wait_for(process, "step ")
+    wait_for(process, r"step 1\d\d/")
     process.kill()
     process.wait()
     again = home.tutti("train", *specs)
     assert again.returncode == 0, again.stderr
     check(home, undisturbed)
+    assert "task-0: goes on after step" in resumed(home)
     job = home.json("jobs", "list", "--task", "task-0")[0]
     assert "holder died" in home.tutti("jobs", "show", job["id"]).stdout
 
 
 def test_a_killed_worker_is_replaced(new_home: Any, undisturbed: dict[str, Any]) -> None:
-    home: Home = new_home("killed-worker")
+    home: Home = new_home("killed-worker", TUTTI_CHECKPOINT_S="0")
     specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
     process = start_training(home, specs)
-    wait_for(process, "step ")
+    wait_for(process, r"step 1\d\d/")
     victims = workers_of(home)
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     check(home, undisturbed)
+    assert "task-0: goes on after step" in resumed(home)
+    # Superseded checkpoints are gone; what the killed worker stored and never told may be left.
+    assert len(leftovers(home)) <= 1
 
 
 def test_an_interrupt_puts_the_jobs_back(new_home: Any, undisturbed: dict[str, Any]) -> None:
-    home: Home = new_home("interrupted")
+    home: Home = new_home("interrupted", TUTTI_CHECKPOINT_S="0")
     specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
     process = start_training(home, specs)
-    wait_for(process, "step ")
+    wait_for(process, r"step 1\d\d/")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1
@@ -121,3 +143,4 @@ def test_an_interrupt_puts_the_jobs_back(new_home: Any, undisturbed: dict[str, A
     again = home.tutti("train", *specs)
     assert again.returncode == 0, again.stderr
     check(home, undisturbed)
+    assert "task-0: goes on after step" in resumed(home)

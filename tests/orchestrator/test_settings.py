@@ -57,6 +57,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_NUM_WORKERS": "4",
         "TUTTI_ZERO_STAGE": "3",
         "TUTTI_CONTEXT_MEMORY_MB": "512",
+        "TUTTI_CHECKPOINT_S": "2.5",
         "TUTTI_LEASE_S": "7.5",
     }
     assert {f"TUTTI_{name.upper()}" for name in Settings.model_fields} == set(environ)
@@ -65,6 +66,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert settings.num_workers == 4
     assert settings.lease_s == 7.5
     assert settings.context_memory_mb == 512
+    assert settings.checkpoint_s == 2.5
     assert settings.database_url == "postgresql://db/tutti"
     assert settings.ray_address == "ray://head:10001"
 

@@ -117,6 +117,16 @@ def test_a_hostile_digest_never_becomes_a_path(store: ArtifactStore, digest: str
             read(digest)
 
 
+def test_a_discarded_artifact_is_gone_and_its_neighbours_are_not(store: ArtifactStore) -> None:
+    gone, kept = store.put_bytes(b"gone"), store.put_bytes(b"kept")
+    for _ in range(2):
+        store.discard(gone.digest)
+    assert not store.exists(gone.digest)
+    assert store.get_bytes(kept.digest) == b"kept"
+    with pytest.raises(IntegrityError, match="not a digest"):
+        store.discard("../" + kept.digest)
+
+
 def test_more_than_asked_for_is_refused(store: ArtifactStore) -> None:
     digest = store.put_bytes(DATA).digest
     with pytest.raises(IntegrityError, match=f"{len(DATA)} bytes; expected at most 10"):

@@ -13,6 +13,7 @@ from orchestrator.domain.gang import (
     GangEvent,
     GangOrder,
     GangStatus,
+    TaskCheckpointed,
     TaskFailed,
     TaskFinished,
     TaskOrder,
@@ -104,6 +105,13 @@ class MemoryGang:
     def progress(self, task: str, step: int) -> None:
         self.events.append(TaskProgress(self.order_of(task).job_id, step, 100, 0.5, 0.25))
 
+    def checkpoint(self, task: str, step: int) -> str:
+        """Tell that a task's state is stored; returns its digest."""
+        job_id = self.order_of(task).job_id
+        digest = digest_json([job_id, step])
+        self.events.append(TaskCheckpointed(job_id, step, digest))
+        return digest
+
     def end(self, error: str | None = None) -> None:
         """The run is over."""
         self.is_running, self.error = False, error
@@ -186,6 +194,7 @@ def make_controller(
             "zero_stage": 0,
             "code_version": "0.1.0",
             "max_length": lambda fingerprint: 256,
+            "discard": lambda digest: None,
             "is_dead": lambda holder: False,
             "now": clock,
         }

@@ -393,3 +393,76 @@ def test_jobs_another_controller_holds_are_left_alone(
     make_controller(holder="one:1:1").step()
     make_controller(holder="two:1:1").step()
     assert len(launcher.gangs) == 1
+
+
+@pytest.fixture
+def discarded(make_controller: MakeController) -> tuple[Controller, list[str]]:
+    """A controller, and the digests it discards."""
+    found: list[str] = []
+    return make_controller(discard=found.append), found
+
+
+def test_a_job_goes_on_from_the_checkpoint_that_was_written_down(
+    discarded: tuple[Controller, list[str]], submit: Submit, launcher: MemoryLauncher
+) -> None:
+    controller, dropped = discarded
+    submit("colour")
+    controller.step()
+    assert launcher.gang.order_of("colour").checkpoint is None
+    first = launcher.gang.checkpoint("colour", 10)
+    controller.step()
+    second = launcher.gang.checkpoint("colour", 20)
+    launcher.gang.end("the node is gone")
+    controller.step()
+    assert dropped == [first], "the one before is of no use any more"
+    controller.step()
+    assert len(launcher.gangs) == 2
+    assert launcher.gang.order_of("colour").checkpoint == second
+
+
+def test_the_checkpoint_of_an_ended_job_is_discarded(
+    discarded: tuple[Controller, list[str]], submit: Submit, launcher: MemoryLauncher
+) -> None:
+    controller, dropped = discarded
+    for task in ("good", "bad"):
+        submit(task)
+    controller.step()
+    digests = [launcher.gang.checkpoint(task, 1) for task in ("good", "bad")]
+    launcher.gang.finish("good")
+    launcher.gang.fail("bad", "NaN")
+    controller.step()
+    assert dropped == digests
+
+
+def test_a_holder_that_lost_its_job_never_touches_the_next_ones_checkpoint(
+    discarded: tuple[Controller, list[str]],
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+) -> None:
+    controller, dropped = discarded
+    job = submit("colour")
+    controller.step()
+    kept = launcher.gang.checkpoint("colour", 1)
+    controller.step()
+    queue.reclaim(lambda holder: True)
+    assert queue.claim(job.id, "another", LEASE_S) is not None
+    late = launcher.gang.checkpoint("colour", 2)
+    launcher.gang.finish()
+    controller.step()
+    assert dropped == [late]
+    assert queue.get(job.id).checkpoint == kept
+
+
+def test_a_job_that_is_submitted_again_starts_afresh(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+) -> None:
+    job = submit("colour")
+    controller.step()
+    launcher.gang.checkpoint("colour", 1)
+    launcher.gang.fail("colour", "NaN")
+    launcher.gang.end()
+    controller.step()
+    again, is_new = queue.submit(job.submission, "ann")
+    assert is_new
+    assert again.checkpoint is None

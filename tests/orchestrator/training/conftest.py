@@ -14,10 +14,11 @@ from encoders.tokenization import TextTokenizer
 from orchestrator.domain.dataset import Dataset, parse_dataset
 from orchestrator.domain.gang import GangEvent
 from orchestrator.domain.task_spec import TaskSpec
-from orchestrator.training.rank_loop import RankLoop, TaskRun
+from orchestrator.training.rank_loop import RankLoop
 from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import TaskData, encode_task
+from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
 from tests.tiny import colour_rows, make_tiny_base
 
@@ -109,12 +110,15 @@ class Loop:
     def __init__(
         self,
         base: ShardedBase,
-        trainers: Sequence[TaskTrainer],
+        trainers: Sequence[TaskTrainer | TaskRun],
         max_positions: int = MAX_POSITIONS,
         cache_bytes: int = 1 << 30,
         **changes: Any,
     ) -> None:
-        self.runs = [TaskRun(f"job-{each.spec.task}", each) for each in trainers]
+        self.runs = [
+            each if isinstance(each, TaskRun) else TaskRun(f"job-{each.spec.task}", each)
+            for each in trainers
+        ]
         self.events: list[GangEvent] = []
         self.finished: list[TaskRun] = []
         self.cache = ContextCache(base.model, CacheBudget(cache_bytes))

@@ -1,6 +1,12 @@
 from dataclasses import dataclass
 
-from orchestrator.domain.gang import StageReached, TaskFailed, TaskFinished, TaskProgress
+from orchestrator.domain.gang import (
+    StageReached,
+    TaskCheckpointed,
+    TaskFailed,
+    TaskFinished,
+    TaskProgress,
+)
 from orchestrator.training.board import Board
 
 
@@ -42,3 +48,11 @@ def test_workers_are_asked_to_leave() -> None:
     assert not board.is_stopping()
     board.stop()
     assert board.is_stopping()
+
+
+def test_the_last_checkpoint_of_each_job_stays_known() -> None:
+    board = Board()
+    first, second = TaskCheckpointed("j", 1, "a"), TaskCheckpointed("j", 2, "b")
+    board.post([first, TaskCheckpointed("k", 1, "c"), second])
+    assert board.take()[-1] == second
+    assert board.checkpoints() == {"j": "b", "k": "c"}

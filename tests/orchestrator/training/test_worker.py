@@ -10,8 +10,9 @@ from encoders.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gang import TaskFailed, TaskOrder
-from orchestrator.training.rank_loop import TaskRun
+from orchestrator.training.checkpoint import dump_checkpoint
 from orchestrator.training.sharded_base import ShardedBase
+from orchestrator.training.task_run import TaskRun
 from orchestrator.training.worker import _open
 from tests.orchestrator.training.conftest import make_spec
 from tests.tiny import colour_rows
@@ -30,9 +31,10 @@ def open_task(
     base: ShardedBase,
     datasets: dict[str, str],
     limit: int = 256,
+    checkpoint: str | None = None,
     **changes: Any,
 ) -> tuple[TaskRun | None, list[Any]]:
-    order = TaskOrder("job", make_spec(**changes), datasets, "f" * 64, 10.0)
+    order = TaskOrder("job", make_spec(**changes), datasets, "f" * 64, 10.0, checkpoint)
     ended: list[Any] = []
     return _open(order, store, tokenizer, base, limit, ended.append), ended
 
@@ -83,3 +85,43 @@ def test_altered_data_is_refused(
     run, ended = open_task(store, tokenizer, base, {"train": digest, "eval": digest})
     assert run is None
     assert "the bytes are not what their digest says" in ended[0].reason
+
+
+def test_a_task_goes_on_from_its_checkpoint(
+    store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase
+) -> None:
+    digest = store.put_bytes(ROWS).digest
+    run, _ = open_task(store, tokenizer, base, {"train": digest, "eval": digest})
+    assert run is not None
+    run.trainer.step = 3
+    checkpoint = store.put_bytes(dump_checkpoint(run.state())).digest
+    datasets = {"train": digest, "eval": digest}
+    resumed, ended = open_task(store, tokenizer, base, datasets, checkpoint=checkpoint)
+    assert resumed is not None
+    assert (resumed.trainer.step, ended) == (3, [])
+
+
+@pytest.mark.parametrize("kind", ["missing", "altered", "another task's"])
+def test_a_checkpoint_that_is_of_no_use_costs_time_alone(
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    base: ShardedBase,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    digest = store.put_bytes(ROWS).digest
+    datasets = {"train": digest, "eval": digest}
+    other, _ = open_task(store, tokenizer, base, datasets, encoder={"type": "embedding"})
+    assert other is not None
+    other.trainer.step = 3
+    checkpoint = store.put_bytes(dump_checkpoint(other.state())).digest
+    if kind == "missing":
+        store.discard(checkpoint)
+    if kind == "altered":
+        (path,) = (path for path in tmp_path.rglob("*") if path.name == checkpoint)
+        path.write_bytes(path.read_bytes()[:-1])
+    run, ended = open_task(store, tokenizer, base, datasets, checkpoint=checkpoint)
+    assert run is not None
+    assert (run.trainer.step, ended) == (0, [])
+    assert "colour: starts again, its checkpoint is of no use" in capsys.readouterr().out
