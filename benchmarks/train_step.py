@@ -57,7 +57,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> Report | None:
             return None
     load = {"before": before, "after": load_average(), "cores_of_others": meter.cores_of_others()}
     return Report(
-        describe_machine(arguments.threads), load, _base_name(folder), sides.workload, tasks,
+        describe_machine(arguments.threads), load, base_name(folder), sides.workload, tasks,
         arguments.max_positions, opponent, variants, results,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def _tell(result: Result) -> None:
         print(f"{times}, {result.ratio:.2f} times faster", flush=True)
 
 
-def _base_name(folder: Path) -> str:
+def base_name(folder: Path) -> str:
     """The model's architecture and size; a folder's name says little to others."""
     from transformers import AutoConfig
 

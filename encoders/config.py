@@ -1,12 +1,13 @@
 """Configs of the prompt methods, with PEFT's class names, field names, order, defaults and values.
 
-`adapter_config.json` is read and written as PEFT 0.21.2 does. Unlike PEFT: a string is taken for an
-enum everywhere, numbers are checked at construction, and no file is looked for on a hub. A config
-never holds what PEFT's has no field for; Tutti's own encoders have configs of their own.
-Sources: PEFT's `config.py` and `tuners/*/config.py`.
+`adapter_config.json` is read and written as PEFT 0.21.2 does. Unlike PEFT: a string in any case is
+taken for an enum everywhere, every value is checked at construction, and no file is looked for on a
+hub. A config never holds what PEFT's has no field for; Tutti's own encoders have configs of their
+own. Sources: PEFT's `config.py`, `tuners/*/config.py` and `utils/other.py`.
 """
 
 import json
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,12 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from encoders.errors import ConfigError
+from encoders.errors import ConfigError, WeightsError
+from encoders.field_checks import check_fields, checked_table_shape, member_of
+from encoders.untrusted_file import read_json
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # the version whose file format is written
 MAX_CONFIG_BYTES = 1 << 20
-MAX_SIZE = 1 << 24  # of any one size: tokens, dimensions, layers, tasks, ranks
 
 
 class PeftType(StrEnum):
@@ -73,7 +75,6 @@ class PeftConfig:
     network that computed it. Raises ConfigError (a ValueError) for a wrong value."""
 
     _ENUMS: ClassVar[Mapping[str, type[StrEnum]]] = {}
-    _SIZES: ClassVar[tuple[str, ...]] = ()
     _PEFT_TYPE: ClassVar[PeftType | None] = None
 
     task_type: TaskType | str | None = None
@@ -85,20 +86,23 @@ class PeftConfig:
     inference_mode: bool = False
 
     def __post_init__(self) -> None:
-        if self.task_type is not None and self.task_type not in list(TaskType):
+        if self.task_type is not None and member_of(TaskType, self.task_type) is None:
             raise ConfigError(
                 f"Invalid task type: '{self.task_type}'. Must be one of the following task types: "
                 f"{', '.join(TaskType)}."
             )
-        self.task_type = TaskType(self.task_type) if self.task_type else None
+        self.task_type = member_of(TaskType, self.task_type)
         self.peft_version = self.peft_version or PEFT_VERSION
         self.peft_type = self._PEFT_TYPE or self.peft_type
         for name, kind in self._ENUMS.items():
             value = getattr(self, name)
-            if isinstance(value, str) and value.upper() in kind.__members__:
-                setattr(self, name, kind(value.upper()))
-        for name in self._SIZES:
-            _check_size(name, getattr(self, name))
+            if member_of(kind, value) is None:
+                raise ConfigError(
+                    f"{name} {reprlib.repr(value)} not recognized. "
+                    f"Please use one of {', '.join(kind)}."
+                )
+            setattr(self, name, member_of(kind, value))
+        check_fields(self, indices=frozenset({"prompt_tuning_init_task"}))
 
     @property
     def is_prompt_learning(self) -> bool:
@@ -115,6 +119,10 @@ class PeftConfig:
         Keys of newer files are ignored with a warning. Raises ConfigError for what cannot be used,
         or for another method's config than the one asked for.
         """
+        return cls._from_dict(values, stacklevel=3)
+
+    @classmethod
+    def _from_dict(cls, values: Mapping[str, Any], stacklevel: int) -> Self:
         kind = _config_class(values.get("peft_type"), cls)
         if not issubclass(kind, cls):
             raise ConfigError(f"this is a {kind.__name__}, not a {cls.__name__}")
@@ -124,12 +132,9 @@ class PeftConfig:
             warnings.warn(
                 f"Unexpected keyword arguments {unknown} for class {kind.__name__}, these are "
                 "ignored: the file was written by a newer or another library",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
-        try:
-            return kind(**{name: value for name, value in values.items() if name in known})
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"{kind.__name__}: {error}") from error
+        return kind(**{name: value for name, value in values.items() if name in known})
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `adapter_config.json` into a folder, which is made if need be."""
@@ -146,16 +151,14 @@ class PeftConfig:
         path = Path(pretrained_model_name_or_path) / (subfolder or "") / CONFIG_NAME
         if not path.is_file():
             raise ConfigError(f"Can't find '{CONFIG_NAME}' at '{path.parent}' (a local folder)")
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: more than {MAX_CONFIG_BYTES} bytes")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not JSON: {error}") from error
+            values = read_json(path, MAX_CONFIG_BYTES)
+        except WeightsError as error:
+            raise ConfigError(str(error)) from error
         if not isinstance(values, dict) or "peft_type" not in values:
             raise ConfigError(f"{path}: not an adapter's config: it names no peft_type")
         try:
-            return cls.from_dict(values)
+            return cls._from_dict(values, stacklevel=3)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
@@ -169,13 +172,8 @@ class PromptLearningConfig(PeftConfig):
     `modules_to_save` names the base's heads that are trained and saved beside the prompt.
     """
 
-    _SIZES: ClassVar[tuple[str, ...]] = (
-        "num_virtual_tokens",
-        "token_dim",
-        "num_transformer_submodules",
-        "num_attention_heads",
-        "num_layers",
-    )
+    _NUM_LAYERS: ClassVar[tuple[str, ...]] = ("num_hidden_layers", "num_layers", "n_layer")
+    _NUM_HEADS: ClassVar[tuple[str, ...]] = ("num_attention_heads", "n_head")
 
     num_virtual_tokens: int | None = None
     token_dim: int | None = None
@@ -186,36 +184,52 @@ class PromptLearningConfig(PeftConfig):
 
     @property
     def total_virtual_tokens(self) -> int:
-        """Rows of the prompt's table. Raises ConfigError where `num_virtual_tokens` is missing."""
-        if self.num_virtual_tokens is None:
-            raise ConfigError("num_virtual_tokens is missing: give the number of virtual tokens")
-        return self.num_virtual_tokens * (self.num_transformer_submodules or 1)
+        """Virtual tokens of all submodules. Raises ConfigError where their number is missing."""
+        return self.required("num_virtual_tokens") * self._num_submodules
 
     @property
     def required_token_dim(self) -> int:
         """`token_dim`. Raises ConfigError where it is missing."""
-        if self.token_dim is None:
-            raise ConfigError("token_dim is missing: give the base's embedding size")
-        return self.token_dim
+        return self.required("token_dim")
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """Rows and columns of the prompt's bare table, PEFT's `prompt_embeddings`: [V, D].
+
+        Raises ConfigError where a size is missing or the table would be absurdly large.
+        """
+        return checked_table_shape(self.total_virtual_tokens, self.required_token_dim)
+
+    def required(self, name: str) -> int:
+        """The size `name`. Raises ConfigError where it is missing."""
+        size: int | None = getattr(self, name)
+        if size is None:
+            raise ConfigError(
+                f"{name} is missing: give it in the config, or take the base's sizes with "
+                "config.completed(model.config)"
+            )
+        return size
 
     def completed(self, model_config: Any) -> Self:
         """A copy with the sizes left None taken from a transformers config, as PEFT takes them.
 
         Raises ConfigError where the base's config does not tell one.
         """
-        text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else None
-        base = text or model_config
+        base = model_config.get_text_config()
         sizes: dict[str, Any] = {
-            "num_layers": self.num_layers or _size_of(base, "num_hidden_layers", "n_layer"),
+            "num_layers": self.num_layers or _size_of(base, *self._NUM_LAYERS),
             "token_dim": self.token_dim or _size_of(base, "hidden_size", "n_embd", "d_model"),
-            "num_attention_heads": self.num_attention_heads
-            or _size_of(base, "num_attention_heads", "n_head", "encoder_attention_heads"),
-            "num_transformer_submodules": self.num_transformer_submodules
-            or (2 if self.task_type == TaskType.SEQ_2_SEQ_LM else 1),
+            "num_attention_heads": self.num_attention_heads or _size_of(base, *self._NUM_HEADS),
+            "num_transformer_submodules": self._num_submodules,
         }
         if getattr(self, "encoder_hidden_size", self) is None:
             sizes["encoder_hidden_size"] = sizes["token_dim"]
         return replace(self, **sizes)
+
+    @property
+    def _num_submodules(self) -> int:
+        is_seq2seq = self.task_type == TaskType.SEQ_2_SEQ_LM
+        return self.num_transformer_submodules or (2 if is_seq2seq else 1)
 
 
 @dataclass
@@ -225,11 +239,6 @@ class PromptEncoderConfig(PromptLearningConfig):
 
     _PEFT_TYPE = PeftType.P_TUNING
     _ENUMS: ClassVar = {"encoder_reparameterization_type": PromptEncoderReparameterizationType}
-    _SIZES: ClassVar[tuple[str, ...]] = (
-        *PromptLearningConfig._SIZES,
-        "encoder_hidden_size",
-        "encoder_num_layers",
-    )
 
     encoder_reparameterization_type: PromptEncoderReparameterizationType | str = (
         PromptEncoderReparameterizationType.MLP
@@ -238,6 +247,11 @@ class PromptEncoderConfig(PromptLearningConfig):
     encoder_num_layers: int = 2
     encoder_dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.encoder_dropout <= 1:  # NaN too
+            raise ConfigError(f"encoder_dropout is {self.encoder_dropout}; allowed is 0 to 1")
+
 
 @dataclass
 class PrefixTuningConfig(PromptLearningConfig):
@@ -245,7 +259,12 @@ class PrefixTuningConfig(PromptLearningConfig):
     `prefix_projection` computes them from `token_dim` by a two-layer MLP."""
 
     _PEFT_TYPE = PeftType.PREFIX_TUNING
-    _SIZES: ClassVar[tuple[str, ...]] = (*PromptLearningConfig._SIZES, "encoder_hidden_size")
+    _NUM_LAYERS: ClassVar = (
+        "num_decoder_layers",
+        "decoder_layers",
+        *PromptLearningConfig._NUM_LAYERS,
+    )
+    _NUM_HEADS: ClassVar = ("decoder_attention_heads", *PromptLearningConfig._NUM_HEADS)
 
     init_weights: str | None = None
     encoder_hidden_size: int | None = None
@@ -256,18 +275,30 @@ class PrefixTuningConfig(PromptLearningConfig):
         if self.init_weights not in (None, "zero"):
             raise ConfigError(f"init_weights is {self.init_weights!r}; allowed are None and 'zero'")
 
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """As above, [V, layers * 2 * D]: V keys and V values for every layer of one submodule."""
+        columns = self.required("num_layers") * 2 * self.required_token_dim
+        return checked_table_shape(self.required("num_virtual_tokens"), columns)
+
     def completed(self, model_config: Any) -> Self:
-        """As above; with grouped-query attention the sizes are those of the keys."""
+        """As above, but the sizes are those of the keys: with grouped-query attention, and where a
+        head's size is not `token_dim / num_attention_heads` (T5, where PEFT gets it wrong). Of an
+        encoder-decoder they are the decoder's.
+        """
         config = super().completed(model_config)
-        text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else None
-        groups = getattr(text or model_config, "num_key_value_heads", None)
-        if groups is None or config.num_attention_heads is None:
-            return config
-        head_dim = getattr(text or model_config, "head_dim", None)
-        head_dim = head_dim or config.required_token_dim // config.num_attention_heads
-        width = self.encoder_hidden_size or head_dim * groups
-        sizes = {"token_dim": head_dim * groups, "num_attention_heads": groups}
-        return replace(config, **sizes, encoder_hidden_size=width)
+        base = model_config.get_text_config()
+        if base.to_dict().get("per_layer_config"):
+            raise ConfigError("the keys of the base's layers differ in size; prefix tuning cannot")
+        heads = getattr(base, "num_key_value_heads", None) or config.required("num_attention_heads")
+        head_dim = getattr(base, "head_dim", None)
+        head_dim = head_dim or config.required_token_dim // config.required("num_attention_heads")
+        return replace(
+            config,
+            token_dim=head_dim * heads,
+            num_attention_heads=heads,
+            encoder_hidden_size=self.encoder_hidden_size or head_dim * heads,
+        )
 
 
 @dataclass
@@ -305,13 +336,12 @@ class MultitaskPromptTuningConfig(PromptTuningConfig):
 
     _PEFT_TYPE = PeftType.MULTITASK_PROMPT_TUNING
     _ENUMS: ClassVar = {"prompt_tuning_init": MultitaskPromptTuningInit}
-    _SIZES: ClassVar[tuple[str, ...]] = (*PromptLearningConfig._SIZES, "num_ranks", "num_tasks")
 
     prompt_tuning_init: MultitaskPromptTuningInit | str = MultitaskPromptTuningInit.RANDOM
     prompt_tuning_init_state_dict_path: str | None = None
     prompt_tuning_init_task: int | None = 0
-    num_ranks: int | None = 1
-    num_tasks: int | None = 1
+    num_ranks: int = 1
+    num_tasks: int = 1
 
 
 CONFIG_CLASSES: dict[PeftType, type[PromptLearningConfig]] = {
@@ -324,24 +354,19 @@ CONFIG_CLASSES: dict[PeftType, type[PromptLearningConfig]] = {
 
 def get_peft_config(config_dict: Mapping[str, Any]) -> PromptLearningConfig:
     """The config that a dict with a `peft_type` describes. Raises ConfigError."""
-    return PromptLearningConfig.from_dict(config_dict)
+    return PromptLearningConfig._from_dict(config_dict, stacklevel=3)
 
 
 def _config_class(peft_type: object, default: type[PeftConfig]) -> type[PeftConfig]:
-    if peft_type is None:
+    if peft_type is None and default._PEFT_TYPE:
         return default
-    if peft_type not in list(PeftType):
+    member = member_of(PeftType, peft_type)
+    if member is None:
         raise ConfigError(
-            f"the peft_type {peft_type!r} is no prompt method; known are {', '.join(PeftType)}"
+            f"the peft_type {reprlib.repr(peft_type)} is no prompt method; "
+            f"known are {', '.join(PeftType)}"
         )
-    return CONFIG_CLASSES[PeftType(str(peft_type))]
-
-
-def _check_size(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 to {MAX_SIZE}")
+    return CONFIG_CLASSES[member]
 
 
 def _size_of(model_config: Any, *names: str) -> int:

@@ -4,6 +4,7 @@ EncoderError
 ├── TemplateError   a template's text, or a row that does not fit it
 ├── ConfigError     an encoder's config, or an adapter_config.json
 ├── PackingError    a batch that cannot be packed, or a base that packing cannot serve exactly
+├── PromptError     a prompt, batch or base that a PromptedModel cannot run
 └── WeightsError    a weights file whose keys, shapes, dtypes or values are not what they must be
 """
 
@@ -22,6 +23,10 @@ class TemplateError(EncoderError):
 
 class PackingError(EncoderError):
     """Rows cannot be packed, or the base cannot be run packed with exact results."""
+
+
+class PromptError(EncoderError):
+    """A prompt is unknown, or does not fit the base or the batch it is asked for."""
 
 
 class WeightsError(EncoderError):

@@ -34,6 +34,7 @@ class CheckedTask:
 
 def check_task(path: Path, parts: Parts) -> CheckedTask:
     """Read a spec and its data and check them against the base; raise InvalidInput."""
+    from orchestrator.training.prompt_start import start_tokens
     from orchestrator.training.task_data import encode_task, max_row_length
 
     spec = read_spec(path)
@@ -47,6 +48,7 @@ def check_task(path: Path, parts: Parts) -> CheckedTask:
     base = parts.bases.get(spec.base)
     tokenizer = _tokenizer(parts.base_store.path(base.fingerprint))
     data = encode_task(spec, datasets, tokenizer, max_row_length(spec, base.max_length))
+    start_tokens(spec, tokenizer)
     positions = data.mean_positions * spec.training.batch_size
     warnings = _overlap_warnings(spec, datasets)
     return CheckedTask(spec, path.parent, base.fingerprint, datasets, positions, warnings)

@@ -4,6 +4,7 @@ Field names of encoders and training are PEFT's and transformers' where they hav
 are refused. Reading a spec file, with line numbers in its errors, is spec_file.py's work.
 """
 
+import operator
 import re
 from typing import Annotated, Literal, Self
 
@@ -41,26 +42,48 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class InitSpec(_Part):
+    """Where the prompt starts: at a text's embeddings (cut or repeated), or at random tokens'."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    source: Literal["text", "vocabulary"] = Field(alias="from")
+    text: str | None = Field(None, max_length=10_000, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Self:
+        if (self.source == "text") != bool(self.text and self.text.strip()):
+            raise ValueError("give a text that is not blank with `from: text`, and only there")
+        return self
+
+
 class EncoderSpec(_Part):
-    """The prompt encoder: PEFT's P-tuning MLP or LSTM, or a bare embedding table."""
+    """The prompt encoder: PEFT's P-tuning MLP or LSTM, or a bare embedding table.
+
+    Without `init` its weights are random numbers and so is the prompt's start.
+    """
 
     type: Literal["mlp", "lstm", "embedding"] = "mlp"
     hidden_size: int | None = Field(None, ge=1, le=65536)
     num_layers: int = Field(2, ge=1, le=16)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    init: InitSpec | None = Field(None, exclude_if=operator.not_)
 
 
 class DataSpec(_Part):
     """JSONL files, relative to the spec. `eval` picks the best step; `test`, if given, is reported.
 
     `max_length` is the most tokens a row may have, virtual tokens and answer counted (default: the
-    base's context length).
+    base's context length). A longer row is an error, unless `truncate` names a field of the
+    template: its last tokens are dropped until the row fits, in training and in inference alike
+    (encoders/row_encoder.py).
     """
 
     train: str
     eval: str
     test: str | None = None
     max_length: int | None = Field(None, ge=2)
+    truncate: str | None = Field(None, exclude_if=operator.not_)
 
     def files(self) -> dict[str, str]:
         """The data files by split."""
@@ -116,12 +139,17 @@ class ShardingSpec(_Part):
 
 
 class TaskSpec(_Part):
-    """One task's whole specification."""
+    """One task's whole specification.
+
+    `chat` puts the template's text, and the manual prompt's, as the user's message of a chat in the
+    base's own markup. Keys that came later are left out where unset: digests stay what they were.
+    """
 
     task: Name
     base: Name
     template: str = Field(max_length=100_000)
     answer: str
+    chat: bool = Field(False, exclude_if=operator.not_)
     candidates: tuple[str, ...] | None = Field(None, min_length=2)
     encoder: EncoderSpec = EncoderSpec()
     data: DataSpec
@@ -134,6 +162,7 @@ class TaskSpec(_Part):
     def _check_parts(self) -> Self:
         for key, parse in {
             "template": self.parsed_template,
+            "data.truncate": self._check_truncate,
             "evaluation.manual_prompt": self.parsed_manual_prompt,
             "promote.when": self.gate,
         }.items():
@@ -147,6 +176,10 @@ class TaskSpec(_Part):
 
     def parsed_template(self) -> Template:
         return Template.parse(self.template, self.answer)
+
+    def _check_truncate(self) -> None:
+        if self.data.truncate is not None:
+            self.parsed_template().check_truncate(self.data.truncate)
 
     def parsed_manual_prompt(self) -> Template | None:
         text = self.evaluation.manual_prompt

@@ -97,13 +97,13 @@ class ChunkWorker:
     def _answer_on_base(self, fingerprint: str, lines: list[_Line]) -> None:
         from orchestrator.inference.predictor import Query
 
-        predictor, prompts, tokenizer = self._engine(fingerprint)
+        predictor, prompts = self._engine(fingerprint)
         ready: list[tuple[_Line, Query]] = []
         for line in lines:
             assert line.request is not None
             assert line.version is not None
             try:
-                context = prompts[line.version.ref].encode(line.request.fields, tokenizer)
+                context = prompts[line.version.ref].encode(line.request.fields)
             except InvalidInput as error:
                 line.error = error.message
             else:
@@ -113,7 +113,7 @@ class ChunkWorker:
             line.answer, line.score = answer.text, answer.score
 
     def _engine(self, fingerprint: str) -> Any:
-        """(predictor, prompts by reference, tokenizer) of a base."""
+        """(predictor, prompts by reference) of a base."""
         if fingerprint not in self._engines:
             self._engines[fingerprint] = self._load(fingerprint)
         return self._engines[fingerprint]
@@ -135,4 +135,4 @@ class ChunkWorker:
             for version in self.plan.versions.values()
             if version.lineage.base_fingerprint == fingerprint
         }
-        return Predictor(PackedModel.load(base.folder), tokenizer, prompts), prompts, tokenizer
+        return Predictor(PackedModel.load(base.folder), tokenizer, prompts), prompts

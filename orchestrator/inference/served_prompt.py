@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from encoders.chat_markup import ChatMarkup
 from encoders.errors import TemplateError, WeightsError
+from encoders.row_encoder import RowEncoder
 from encoders.template import Template
 from encoders.tokenization import TextTokenizer
 from encoders.weights_file import load_tensors
@@ -21,47 +23,52 @@ class ServedPrompt:
     generated."""
 
     version: PromptVersion
-    template: Template
+    rows: RowEncoder
     virtual_tokens: Tensor
     candidates: tuple[str, ...]
     candidate_ids: tuple[tuple[int, ...], ...]
     max_answer_tokens: int
-    max_length: int
 
     @classmethod
     def load(
         cls, version: PromptVersion, store: ArtifactStore, tokenizer: TextTokenizer, max_length: int
     ) -> "ServedPrompt":
-        """Read a version's virtual tokens from the store; every byte and shape is checked."""
+        """Read a version's virtual tokens from the store; every byte and shape is checked.
+
+        `max_length` is the base's context length; a version that cuts rows may have a shorter one.
+        """
         config: Mapping[str, Any] = version.config
-        template = Template.parse(config["template"], config["answer"])
+        rows = _row_encoder(config, tokenizer, max_length)
         candidates = tuple(config["candidates"] or ())
         end = (tokenizer.eos_token_id,) if config["ends_answer"] else ()
         return cls(
             version=version,
-            template=template,
+            rows=rows,
             virtual_tokens=_virtual_tokens(version, store),
             candidates=candidates,
-            candidate_ids=tuple(
-                (*template.encode_answer(text, tokenizer.encode), *end) for text in candidates
-            ),
+            candidate_ids=tuple((*rows.encode_answer(text), *end) for text in candidates),
             max_answer_tokens=config["max_answer_tokens"],
-            max_length=max_length,
         )
 
-    def encode(self, fields: Mapping[str, str], tokenizer: TextTokenizer) -> tuple[int, ...]:
+    def encode(self, fields: Mapping[str, str]) -> tuple[int, ...]:
         """The context's tokens, or InvalidData: a field is missing, or the row is too long."""
         try:
-            context = self.template.encode_context(fields, tokenizer.encode, tokenizer.bos_token_id)
+            return self.rows.encode_context(fields, self.max_answer_tokens)
         except TemplateError as error:
             raise InvalidData(f"{self.version.ref}: {error}") from error
-        length = len(context) + self.max_answer_tokens
-        if length > self.max_length:
-            raise InvalidData(
-                f"{self.version.ref}: the row has {length} tokens with its answer; at most "
-                f"{self.max_length} are allowed"
-            )
-        return context
+
+
+def _row_encoder(
+    config: Mapping[str, Any], tokenizer: TextTokenizer, base_length: int
+) -> RowEncoder:
+    """The rule a version's rows were encoded by in training; older versions lack its later keys."""
+    return RowEncoder(
+        Template.parse(config["template"], config["answer"]),
+        tokenizer,
+        min(config.get("max_length", base_length), base_length),
+        config.get("truncate"),
+        ChatMarkup(**config["chat"]) if "chat" in config else None,
+    )
 
 
 def _virtual_tokens(version: PromptVersion, store: ArtifactStore) -> Tensor:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from encoders.chat_markup import ChatMarkup
 from encoders.errors import TemplateError
 from encoders.packing import PackedRow
+from encoders.row_encoder import RowEncoder
 from encoders.template import Template
 from encoders.tokenization import TextTokenizer
 from orchestrator.domain.dataset import Dataset
@@ -29,7 +31,7 @@ class TaskData:
 
     `ends_answer` tells that answers close with the base's end token: where they are generated
     (any metric but accuracy), and where one candidate's tokens open another's, which ranking could
-    not tell apart otherwise.
+    not tell apart otherwise. `chat` is the markup around all rows, where the spec asks for one.
     """
 
     splits: Mapping[str, tuple[Example, ...]]
@@ -38,6 +40,7 @@ class TaskData:
     ends_answer: bool
     manual: tuple[Example, ...] = ()
     manual_candidate_ids: tuple[tuple[int, ...], ...] = ()
+    chat: ChatMarkup | None = None
 
     @property
     def held_out(self) -> tuple[Example, ...]:
@@ -74,21 +77,26 @@ def encode_task(
     max_length: int,
 ) -> TaskData:
     """Encode all splits; raise InvalidData naming file and line for a row that does not fit."""
-    template = spec.parsed_template()
+    try:
+        chat = ChatMarkup.render(tokenizer) if spec.chat else None
+    except TemplateError as error:
+        raise InvalidData(f"task {spec.task}: chat: {error}") from error
+    rows = _row_encoder(spec, spec.parsed_template(), tokenizer, max_length, chat)
     candidates = _candidates(spec, datasets)
-    plain_ids = _answer_ids(spec, template, candidates, tokenizer)
+    plain_ids = _answer_ids(spec, rows, candidates)
     ranks = spec.evaluation.metric == "accuracy"
     ends = not ranks or _any_opens_another(plain_ids)
     ids = ended(plain_ids, tokenizer) if ends else plain_ids
-    encoder = _Encoder(template, tokenizer, candidates, ids, ranks, max_length)
+    encoder = _Encoder(rows, candidates, ids, ranks)
     splits = {split: encoder.encode(dataset) for split, dataset in datasets.items()}
     manual = spec.parsed_manual_prompt()
     if manual is None:
-        return TaskData(splits, candidates, ids, ends)
-    manual_ids = _answer_ids(spec, manual, candidates, tokenizer)
-    manual_encoder = _Encoder(manual, tokenizer, candidates, manual_ids, ranks, max_length)
-    rows = manual_encoder.encode(datasets.get("test", datasets["eval"]))
-    return TaskData(splits, candidates, ids, ends, rows, manual_ids)
+        return TaskData(splits, candidates, ids, ends, chat=chat)
+    manual_rows = _row_encoder(spec, manual, tokenizer, max_length, chat)
+    manual_ids = _answer_ids(spec, manual_rows, candidates)
+    manual_encoder = _Encoder(manual_rows, candidates, manual_ids, ranks)
+    examples = manual_encoder.encode(datasets.get("test", datasets["eval"]))
+    return TaskData(splits, candidates, ids, ends, examples, manual_ids, chat)
 
 
 def training_rows(task: str, examples: Sequence[Example]) -> list[PackedRow]:
@@ -101,20 +109,30 @@ def ranking_rows(
     return [PackedRow(task, example.context, candidate_ids) for example in examples]
 
 
+def _row_encoder(
+    spec: TaskSpec,
+    template: Template,
+    tokenizer: TextTokenizer,
+    max_length: int,
+    chat: ChatMarkup | None,
+) -> RowEncoder:
+    """The rule for `template`'s rows; a manual prompt may lack the field that gives way."""
+    truncate = spec.data.truncate if spec.data.truncate in template.fields else None
+    return RowEncoder(template, tokenizer, max_length, truncate, chat)
+
+
 @dataclass(frozen=True)
 class _Encoder:
-    template: Template
-    tokenizer: TextTokenizer
+    rows: RowEncoder
     candidates: tuple[str, ...]
     candidate_ids: tuple[tuple[int, ...], ...]
     ranks: bool
-    max_length: int
 
     def encode(self, dataset: Dataset) -> tuple[Example, ...]:
         place = {answer: index for index, answer in enumerate(self.candidates)}
         examples = []
         for index, row in enumerate(dataset.rows):
-            answer = row[self.template.answer]
+            answer = row[self.rows.template.answer]
             if answer not in place:
                 raise InvalidData(
                     f"{dataset.place(index)}: the answer {answer!r} is not among the spec's "
@@ -124,24 +142,20 @@ class _Encoder:
         return tuple(examples)
 
     def _example(self, dataset: Dataset, index: int, candidate: int) -> Example:
+        answer = self.candidate_ids[candidate]
         try:
-            context = self.template.encode_context(
-                dataset.rows[index], self.tokenizer.encode, self.tokenizer.bos_token_id
-            )
+            context = self.rows.encode_context(dataset.rows[index], self._room(answer))
         except TemplateError as error:
             raise InvalidData(f"{dataset.place(index)}: {error}") from error
-        answer = self.candidate_ids[candidate]
         if not context:
             raise InvalidData(f"{dataset.place(index)}: nothing stands before the answer")
-        longest = max(map(len, self.candidate_ids)) if self.ranks else len(answer)
-        if len(context) + longest > self.max_length:
-            counted = "the longest candidate" if self.ranks else "answer"
-            raise InvalidData(
-                f"{dataset.place(index)}: the row has {len(context) + longest} tokens (virtual "
-                f"tokens and {counted} counted); at most {self.max_length} are allowed",
-                "Shorten the row, or raise data.max_length up to the base's context length.",
-            )
         return Example(context, answer, candidate)
+
+    def _room(self, answer: tuple[int, ...]) -> int:
+        """The tokens kept free: for any candidate where all are ranked, and where rows are cut, so
+        that they are cut alike in inference, which does not know the answer."""
+        any_answer = self.ranks or self.rows.truncate is not None
+        return max(map(len, self.candidate_ids)) if any_answer else len(answer)
 
 
 def _candidates(spec: TaskSpec, datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
@@ -167,10 +181,10 @@ def _countable(spec: TaskSpec, answers: tuple[str, ...], whose: str) -> tuple[st
 
 
 def _answer_ids(
-    spec: TaskSpec, template: Template, candidates: Sequence[str], tokenizer: TextTokenizer
+    spec: TaskSpec, rows: RowEncoder, candidates: Sequence[str]
 ) -> tuple[tuple[int, ...], ...]:
     try:
-        return tuple(template.encode_answer(answer, tokenizer.encode) for answer in candidates)
+        return tuple(map(rows.encode_answer, candidates))
     except TemplateError as error:
         raise InvalidData(f"task {spec.task}: {error}") from error
 

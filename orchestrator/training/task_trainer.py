@@ -17,18 +17,24 @@ from encoders.packing import PackedRow
 from orchestrator.domain.task_spec import TaskSpec, TrainingSpec
 from orchestrator.training.evaluation import Score
 from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
+from orchestrator.training.prompt_start import PromptStart
 from orchestrator.training.task_data import TaskData, training_rows
 
 
 class TaskTrainer:
-    """Steps one task's encoder; the caller runs the base and hands back gradients."""
+    """Steps one task's encoder; the caller runs the base and hands back gradients.
 
-    def __init__(self, spec: TaskSpec, data: TaskData, token_dim: int) -> None:
+    `start` is the base's part in where the prompt starts, if the spec asks for it.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, data: TaskData, token_dim: int, start: PromptStart | None = None
+    ) -> None:
         self.spec = spec
         self.data = data
         self.num_virtual_tokens = spec.parsed_template().num_virtual_tokens
         self.prompt = build_prompt(
-            spec.encoder, self.num_virtual_tokens, token_dim, spec.training.seed
+            spec.encoder, self.num_virtual_tokens, token_dim, spec.training.seed, start
         )
         self.step = 0
         self.curve: dict[str, list[tuple[int, float]]] = {}

@@ -1,12 +1,13 @@
 """Turns a finished task into what the registry takes: artifacts, config, metrics, lineage."""
 
 import json
+from dataclasses import asdict
 
 from encoders.weights_file import dump_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.gang import TaskOrder
 from orchestrator.domain.prompt_version import Lineage, TrainedPrompt
-from orchestrator.training.rank_loop import TaskRun
+from orchestrator.training.task_run import TaskRun
 
 
 def store_trained_prompt(
@@ -32,6 +33,11 @@ def store_trained_prompt(
 def _config(run: TaskRun, token_dim: int) -> dict[str, object]:
     """What inference needs, and how the encoder was shaped and trained."""
     spec, data = run.trainer.spec, run.trainer.data
+    row_rule = {
+        "max_length": spec.data.max_length if spec.data.truncate else None,
+        "truncate": spec.data.truncate,
+        "chat": asdict(data.chat) if data.chat else None,
+    }
     return {
         "peft_type": "P_TUNING" if spec.encoder.type != "embedding" else "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
@@ -39,6 +45,7 @@ def _config(run: TaskRun, token_dim: int) -> dict[str, object]:
         "token_dim": token_dim,
         "template": spec.template,
         "answer": spec.answer,
+        **{key: value for key, value in row_rule.items() if value is not None},
         "metric": spec.evaluation.metric,
         "candidates": list(data.candidates) if spec.evaluation.metric == "accuracy" else None,
         "ends_answer": data.ends_answer,

@@ -90,7 +90,12 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
     post([StageReached(rank, "training")])
     by_job = {order.job_id: order for order in orders}
     limit = config.order.max_length
-    runs = [run for order in orders if (run := _open(order, store, tokenizer, base, limit, end))]
+    starts = _look_up_starts(config.order, orders, tokenizer, base)
+    runs = [
+        run
+        for order in orders
+        if (run := _open(order, store, tokenizer, base, limit, end, starts.get(order.job_id)))
+    ]
 
     def finish(run: TaskRun) -> None:
         trained = store_trained_prompt(run, by_job[run.job_id], config.order.code_version, store)
@@ -107,8 +112,26 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
     post([StageReached(rank, "done")])
 
 
+def _look_up_starts(
+    gang: GangOrder, orders: Sequence[TaskOrder], tokenizer: Any, base: Any
+) -> dict[str, Any]:
+    """Where this rank's prompts start. All ranks look up if any task of the gang asks for it."""
+    from orchestrator.training.prompt_start import look_up_starts
+
+    if all(order.spec.encoder.init is None for order in gang.orders):
+        return {}
+    specs = {order.job_id: order.spec for order in orders}
+    return look_up_starts(specs, tokenizer, base.model.model.get_input_embeddings())
+
+
 def _open(
-    order: TaskOrder, store: ArtifactStore, tokenizer: Any, base: Any, limit: int, end: Any
+    order: TaskOrder,
+    store: ArtifactStore,
+    tokenizer: Any,
+    base: Any,
+    limit: int,
+    end: Any,
+    start: Any = None,
 ) -> Any:
     """Read a task's stored data and build its trainer; an error fails this task alone."""
     from orchestrator.domain.dataset import parse_dataset
@@ -125,7 +148,8 @@ def _open(
         data = encode_task(order.spec, datasets, tokenizer, max_row_length(order.spec, limit))
 
         def fresh() -> TaskRun:
-            return TaskRun(order.job_id, TaskTrainer(order.spec, data, base.model.token_dim))
+            trainer = TaskTrainer(order.spec, data, base.model.token_dim, start)
+            return TaskRun(order.job_id, trainer)
 
         return _resumed(order, store, fresh) or fresh()
     except (TuttiError, ValueError) as error:

@@ -6,7 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoders.config import PromptEncoderConfig, PromptEncoderReparameterizationType
+from encoders.errors import ConfigError
 from encoders.prompt_encoder import PromptEncoder
+from tests.encoders.parity import assert_modules_equal
 
 peft = pytest.importorskip("peft")
 
@@ -41,21 +43,8 @@ sizes = st.fixed_dictionaries(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_encoder_equals_pefts_bit_for_bit(sizes: dict[str, int], kind: str, seed: int) -> None:
     ours, theirs = both(seed, encoder_reparameterization_type=kind, **sizes)
-    expected = theirs.state_dict()
-    assert list(ours.state_dict()) == list(expected)
-    for name, weight in ours.state_dict().items():
-        assert torch.equal(weight, expected[name]), name
-
     num_rows = sizes["num_virtual_tokens"] * sizes["num_transformer_submodules"]
-    indices = torch.arange(num_rows).unsqueeze(0)
-    mine, other = ours(indices), theirs(indices)
-    assert torch.equal(mine, other)
-    weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(0))
-    (mine * weights).sum().backward()
-    (other * weights).sum().backward()
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    for name, parameter in ours.named_parameters():
-        assert torch.equal(parameter.grad, gradients[name]), name  # type: ignore[arg-type]
+    assert_modules_equal(ours, theirs, torch.arange(num_rows).unsqueeze(0))
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
@@ -120,12 +109,23 @@ def test_kinds_may_be_strings_in_any_case(kind: str) -> None:
 
 
 def test_unknown_kind_is_the_value_error_of_peft() -> None:
-    fields = {"num_virtual_tokens": 2, "token_dim": 4, "encoder_reparameterization_type": "GRU"}
+    fields = {"num_virtual_tokens": 2, "token_dim": 4}
+    config = PromptEncoderConfig(**fields)
+    config.encoder_reparameterization_type = "GRU"
     with pytest.raises(ValueError, match="not recognized") as ours:
-        PromptEncoder(PromptEncoderConfig(**fields))  # type: ignore[arg-type]
+        PromptEncoder(config)
     with pytest.raises(ValueError, match="not recognized") as theirs:
-        peft_encoder(num_transformer_submodules=1, **fields)
+        peft_encoder(num_transformer_submodules=1, encoder_reparameterization_type="GRU", **fields)
     assert str(ours.value) == str(theirs.value)
+    with pytest.raises(ValueError, match="not recognized"):
+        PromptEncoderConfig(encoder_reparameterization_type="GRU")
+
+
+@pytest.mark.parametrize("missing", ["num_virtual_tokens", "token_dim"])
+def test_a_config_without_a_size_is_refused(missing: str) -> None:
+    fields = {"num_virtual_tokens": 2, "token_dim": 4, missing: None}
+    with pytest.raises(ConfigError, match=f"{missing} is missing"):
+        PromptEncoder(PromptEncoderConfig(**fields))
 
 
 def test_layers_of_an_mlp_warn_as_in_peft() -> None:

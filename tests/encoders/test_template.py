@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.errors import TemplateError
-from encoders.template import MAX_VIRTUAL_TOKENS, Field, Prompt, Template, Text
+from encoders.template import MAX_VIRTUAL_TOKENS, Field, Prompt, Special, Template, Text
 
 
 def characters(text: str) -> Sequence[int]:
@@ -174,3 +174,67 @@ def test_an_answer_without_tokens_is_refused() -> None:
         template.encode_answer("", characters)
     with pytest.raises(TemplateError, match="the answer 'x' has no tokens"):
         template.encode_answer("x", lambda text: [])
+
+
+# The form with a masked answer.
+
+
+def test_pieces_of_a_template_with_a_masked_answer() -> None:
+    template = Template.parse("{prompt:3}{x}{prompt:3} {a}{prompt:2} of {y}.", "a", mask=True)
+    assert template.pieces == (Prompt(3), Field("x"), Prompt(3))
+    assert template.answer_prefix == " "
+    assert template.tail == (Prompt(2), Text(" of "), Field("y"), Text("."))
+    assert template.fields == ("x", "y")
+    assert template.num_virtual_tokens == 8
+    assert template.mask
+
+
+def test_virtual_tokens_are_counted_on_behind_a_masked_answer() -> None:
+    template = Template.parse("{prompt:2}{x}{a}{y}{prompt:1}!{prompt:1}", "a", mask=True)
+    row = {"x": "h", "y": "o"}
+    assert template.encode_context(row, characters) == (-1, -2, ord("h"))
+    assert template.encode_tail(row, characters) == (ord("o"), -3, ord("!"), -4)
+
+
+def test_a_masked_answer_may_stand_anywhere_but_once() -> None:
+    assert Template.parse("{a} is it{prompt:1}", "a", mask=True).pieces == ()
+    assert Template.parse("it is{prompt:1} {a}", "a", mask=True).tail == ()
+    with pytest.raises(TemplateError, match=r"\{a\} must stand once in the template .* 2 times"):
+        Template.parse("{a}{prompt:1}{a}", "a", mask=True)
+    with pytest.raises(TemplateError, match="is not in the template"):
+        Template.parse("{prompt:1}{x}", "a", mask=True)
+    with pytest.raises(TemplateError, match="has no virtual tokens"):
+        Template.parse("{x}{a}.", "a", mask=True)
+    with pytest.raises(TemplateError, match="4097 virtual tokens"):
+        Template.parse("{prompt:4000}{a}{prompt:97}", "a", mask=True)
+    with pytest.raises(TemplateError, match="nothing stands before the answer"):
+        Template.parse("{a}", "a", mask=True, needs_prompt=False)
+
+
+def test_a_causal_template_has_no_tail() -> None:
+    template = Template.parse("{x}{prompt:1} {a}", "a")
+    assert (template.tail, template.mask) == ((), False)
+    assert template.encode_tail({}, characters) == ()
+
+
+def test_a_special_token_ends_a_run_and_is_no_virtual_token() -> None:
+    seen: list[str] = []
+
+    def tokenize(text: str) -> Sequence[int]:
+        seen.append(text)
+        return [1]
+
+    pieces = (Text("a"), Special(9), Text("b"), Field("x"), Prompt(1), Special(8), Special(7))
+    template = Template("", pieces, "a", "")
+    assert template.encode_context({"x": "c"}, tokenize, 5) == (5, 1, 9, 1, -1, 8, 7)
+    assert seen == ["a", "bc"]
+    assert template.num_virtual_tokens == 1
+
+
+def test_only_fields_beside_the_answer_can_give_way() -> None:
+    template = Template.parse("{x}{prompt:1}{a}{y}", "a", mask=True)
+    template.check_truncate("x")
+    template.check_truncate("y")
+    for name in ("a", "z", ""):
+        with pytest.raises(TemplateError, match=r"cannot be cut .* its answer are: \{x\}, \{y\}"):
+            template.check_truncate(name)

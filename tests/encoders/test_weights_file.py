@@ -1,7 +1,6 @@
 import hashlib
-import json
-import pickle
-import struct
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.errors import WeightsError
-from encoders.weights_file import dump_tensors, load_tensors
+from encoders.weights_file import check_finite, dump_tensors, load_tensors, open_weights
+from tests.encoders.hostile_files import NO_SAFETENSORS, entry, file_of
 
 SHAPES = {"a": (2, 3), "b.weight": (4,)}
 
@@ -17,16 +17,6 @@ SHAPES = {"a": (2, 3), "b.weight": (4,)}
 @pytest.fixture
 def data() -> bytes:
     return dump_tensors({"a": torch.arange(6.0).view(2, 3), "b.weight": torch.ones(4)})
-
-
-def file_of(header: object, body: bytes = b"") -> bytes:
-    """A safetensors file with any header."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
-
-
-def entry(shape: object = (2, 3), offsets: object = (0, 24), dtype: str = "F32") -> object:
-    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.lists(st.integers(0, 3), max_size=3)))
@@ -53,20 +43,21 @@ def test_the_bytes_are_the_same_on_every_machine(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "shapes",
+    ("shapes", "reason"),
     [
-        {},
-        {"a": (2, 3)},
-        {"a": (3, 2), "b.weight": (4,)},
-        {"a": (6,), "b.weight": (4,)},
-        {"A": (2, 3), "b.weight": (4,)},
-        {**SHAPES, "c": (1,)},
+        ({}, "it holds 'a', 'b.weight'; expected is nothing but no tensor"),
+        ({"a": (2, 3)}, "it holds 'b.weight'; expected is nothing but 'a'"),
+        ({"a": (3, 2), "b.weight": (4,)}, r"'a' is float32 \(2, 3\), expected float32 \(3, 2\)"),
+        ({"a": (6,), "b.weight": (4,)}, r"'a' is float32 \(2, 3\), expected float32 \(6,\)"),
+        ({"A": (2, 3), "b.weight": (4,)}, "it lacks 'A'; it holds 'a', 'b.weight'"),
+        ({**SHAPES, "c": (1,)}, "it lacks 'c'; it holds 'a', 'b.weight'"),
+        ({str(i): (1,) for i in range(9)}, "it lacks '0', '1', '2', '3', '4', '5' and others;"),
     ],
 )
 def test_other_keys_or_shapes_are_refused_with_both(
-    data: bytes, shapes: dict[str, tuple[int, ...]]
+    data: bytes, shapes: dict[str, tuple[int, ...]], reason: str
 ) -> None:
-    with pytest.raises(WeightsError, match=r"the weights hold .*'a'.* expected float32"):
+    with pytest.raises(WeightsError, match=f"^the weights: {reason}"):
         load_tensors(data, shapes)
 
 
@@ -78,7 +69,7 @@ def test_another_dtype_is_refused(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(WeightsError, match="'a' hold NaN or infinity"):
+    with pytest.raises(WeightsError, match="'a' holds NaN or infinity"):
         load_tensors(dump_tensors({"a": torch.tensor([0.0, value])}), {"a": (2,)})
 
 
@@ -88,62 +79,94 @@ def test_a_file_cut_short_anywhere_is_refused(data: bytes) -> None:
             load_tensors(data[:length], SHAPES)
 
 
-def test_trailing_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(WeightsError, match="damaged"):
-        load_tensors(data + b"x", SHAPES)
+@pytest.mark.parametrize("name", NO_SAFETENSORS)
+def test_what_is_no_safetensors_file_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    data, reason = NO_SAFETENSORS[name]
+    with pytest.raises(WeightsError, match=f"^the weights: not a safetensors file: .*{reason}"):
+        load_tensors(data, {"a": (2, 3)})
+    path = tmp_path / "any.safetensors"
+    path.write_bytes(data)
+    with (
+        pytest.raises(WeightsError, match=f"^{path}: not a safetensors file: .*{reason}"),
+        open_weights(path),
+    ):
+        pytest.fail("it was opened")
 
 
-def test_a_pickle_is_refused_and_never_run() -> None:
-    class Bomb:
-        def __reduce__(self) -> object:
-            return (pytest.fail, ("the pickle was run",))
-
-    with pytest.raises(WeightsError, match="not a safetensors file"):
-        load_tensors(pickle.dumps(Bomb()), {})
+def test_metadata_of_others_is_ignored_and_ours_comes_back(data: bytes, tmp_path: Path) -> None:
+    header = {"__metadata__": {"format": "pt"}, **entry()}
+    assert load_tensors(file_of(header, b"\0" * 24), {"a": (2, 3)})["a"].sum() == 0
+    tensors = {"a": torch.ones(2)}
+    with_metadata = dump_tensors(tensors, {"b": [1, None], "a": "ä"})
+    assert with_metadata == dump_tensors(tensors, {"a": "ä", "b": [1, None]})
+    (tmp_path / "a").write_bytes(with_metadata)
+    with open_weights(tmp_path / "a") as weights:
+        assert weights.metadata == {"a": "ä", "b": [1, None]}
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x00" * 7,
-        b"\x00" * 8,
-        struct.pack("<Q", 2**64 - 1) + b"{}",
-        struct.pack("<Q", 2**40) + b"{}",
-        file_of(b"{"),
-        file_of(b"\xff\xfe"),
-        file_of(b"null"),
-        file_of(b"[]"),
-        file_of(b'"text"'),
-        file_of(b"[" * 100_000),
-        file_of({"a": 1}),
-        file_of({"a": {"dtype": "F32"}}),
-        file_of({"a": {"dtype": "F32", "shape": 3, "data_offsets": [0, 12]}}, b"\0" * 12),
-        file_of(entry(shape=[2, -3]), b"\0" * 24),
-        file_of(entry(shape=["2", "3"]), b"\0" * 24),
-        file_of(entry(shape=[[2], 3]), b"\0" * 24),
-        file_of(entry(offsets=[0, 2**60]), b"\0" * 24),
-        file_of(entry(offsets=[24, 0]), b"\0" * 24),
-        file_of(entry(offsets=[4, 28]), b"\0" * 28),
-        file_of(entry(offsets=None), b"\0" * 24),
-    ],
+    "dtype",
+    [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8],
 )
-def test_a_file_that_is_no_safetensors_file_is_refused(data: bytes) -> None:
-    with pytest.raises(WeightsError):
-        load_tensors(data, {"a": (2, 3)})
+def test_every_dtype_that_is_written_comes_back_bit_for_bit(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    tensors = {"a": torch.arange(7).to(dtype), "scalar": torch.tensor(3).to(dtype)}
+    (tmp_path / "a").write_bytes(dump_tensors(tensors))
+    with open_weights(tmp_path / "a") as weights:
+        loaded = weights.read()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert all(loaded[name].dtype is dtype for name in tensors)
 
 
-def test_a_huge_shape_is_refused_before_memory_is_taken() -> None:
-    huge = file_of(entry(shape=[2**40, 2**20], offsets=[0, 24]), b"\0" * 24)
-    with pytest.raises(WeightsError, match="expected float32"):
-        load_tensors(huge, {"a": (2, 3)})
-    with pytest.raises(WeightsError, match="damaged"):
-        load_tensors(huge, {"a": (2**40, 2**20)})
+@pytest.mark.parametrize("tensor", [torch.ones(1, dtype=torch.bool), torch.ones(1) * 1j])
+def test_what_would_not_be_read_back_is_not_written(tensor: torch.Tensor) -> None:
+    with pytest.raises(WeightsError, match="'a' is .*; allowed are float64, float32"):
+        dump_tensors({"a": tensor})
+    with pytest.raises(WeightsError, match="'__metadata__' is no name"):
+        dump_tensors({"__metadata__": torch.ones(1)})
 
 
-def test_metadata_in_the_header_is_ignored() -> None:
-    header = {"__metadata__": {"format": "pt"}, **entry()}  # type: ignore[dict-item]
-    assert load_tensors(file_of(header, b"\0" * 24), {"a": (2, 3)})["a"].sum() == 0
+def test_tensors_that_share_memory_are_written_apart() -> None:
+    table = torch.arange(6.0)
+    data = dump_tensors({"a": table, "b": table[2:4], "c": table})
+    loaded = load_tensors(data, {"a": (6,), "b": (2,), "c": (6,)})
+    assert torch.equal(loaded["b"], table[2:4])
+    assert torch.equal(loaded["a"], loaded["c"])
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(dump_tensors({"a": torch.ones(100_000)}))
+    with open_weights(path) as weights:
+        os.truncate(path, 1000)
+        with pytest.raises(WeightsError, match="'a' was cut short while it was read"):
+            weights.read()
+
+
+def test_what_was_read_is_the_readers_own(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(dump_tensors({"a": torch.ones(4)}))
+    with open_weights(path) as weights:
+        loaded = weights.read()
+    path.write_bytes(b"")
+    assert loaded["a"].add_(1).tolist() == [2.0] * 4
+
+
+def test_a_file_larger_than_allowed_or_of_another_digest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(dump_tensors({"a": torch.ones(4)}))
+    size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    with open_weights(path, max_bytes=size, sha256=digest) as weights:
+        assert weights.read()["a"].sum() == 4
+    with pytest.raises(WeightsError, match=f"it has {size} bytes; at most {size - 1}"):
+        open_weights(path, max_bytes=size - 1).__enter__()
+    with pytest.raises(WeightsError, match=f"its sha256 is {digest}, expected {'0' * 64}"):
+        open_weights(path, sha256="0" * 64).__enter__()
+
+
+def test_whole_numbers_are_finite() -> None:
+    check_finite({"a": torch.ones(1, dtype=torch.uint8)}, "here")
 
 
 @given(st.binary(max_size=200))

@@ -54,7 +54,7 @@ def test_a_whole_spec_is_read(tmp_path: Path) -> None:
     ("old", "new", "line", "message"),
     [
         ("base: tiny", "base: tiny\nbas: tiny", 3, "unknown key 'bas'; did you mean 'base'?"),
-        ("base: tiny", "base: tiny\nzzz: 1", 3, "allowed are answer, base, candidates, data"),
+        ("base: tiny", "base: tiny\nzzz: 1", 3, "allowed are answer, base, candidates, chat, data"),
         (
             "steps: 80",
             "stepz: 80",
@@ -93,6 +93,13 @@ def test_a_whole_spec_is_read(tmp_path: Path) -> None:
         ("{country}", "{country", 3, "an unmatched brace at character 1"),
         ("answer: continent", "answer: contnent", 3, "the answer field {contnent} is not in"),
         ("  every: 20", '  manual_prompt: "{a}"', 11, "evaluation.manual_prompt: the answer"),
+        (
+            "eval.jsonl\n",
+            "e.jsonl\n  truncate: city\n",
+            9,
+            "data.truncate: the field {city} cannot",
+        ),
+        ("base: tiny", "base: tiny\nchat: maybe", 3, "chat: Input should be a valid boolean"),
         (
             "  every: 20",
             '  manual_prompt: "{prompt:2}{continent}"',

@@ -41,7 +41,10 @@ def test_the_digest_stays_what_it_was(make_spec: MakeSpec) -> None:
 
 
 def test_spelling_out_a_default_does_not_change_the_digest(make_spec: MakeSpec) -> None:
-    spelled = make_spec(training={"steps": 100}, encoder={"type": "mlp"}, promote=None)
+    data = {"train": "train.jsonl", "eval": "eval.jsonl", "truncate": None}
+    spelled = make_spec(
+        training={"steps": 100}, encoder={"type": "mlp"}, promote=None, chat=False, data=data
+    )
     assert spelled.digest() == make_spec().digest()
 
 
@@ -56,6 +59,8 @@ def test_spelling_out_a_default_does_not_change_the_digest(make_spec: MakeSpec) 
         {"data": {"train": "other.jsonl", "eval": "eval.jsonl"}},
         {"candidates": ("Asia", "Europe")},
         {"promote": {"alias": "production"}},
+        {"chat": True},
+        {"data": {"train": "train.jsonl", "eval": "eval.jsonl", "truncate": "country"}},
     ],
 )
 def test_any_change_changes_the_digest(make_spec: MakeSpec, change: dict[str, object]) -> None:
@@ -63,10 +68,14 @@ def test_any_change_changes_the_digest(make_spec: MakeSpec, change: dict[str, ob
 
 
 def test_a_spec_survives_json(make_spec: MakeSpec) -> None:
-    spec = make_spec(promote={"when": "accuracy > 0.5"}, sharding={"zero_stage": 3})
-    again = TaskSpec.model_validate(spec.model_dump(mode="json"))
-    assert again == spec
-    assert again.digest() == spec.digest()
+    data = {"train": "t", "eval": "e", "max_length": 64, "truncate": "country"}
+    for spec in (
+        make_spec(promote={"when": "accuracy > 0.5"}, sharding={"zero_stage": 3}),
+        make_spec(chat=True, data=data),
+    ):
+        again = TaskSpec.model_validate(spec.model_dump(mode="json"))
+        assert again == spec
+        assert again.digest() == spec.digest()
 
 
 def test_a_spec_does_not_change(make_spec: MakeSpec) -> None:
@@ -113,3 +122,35 @@ def test_two_candidates_are_the_least(make_spec: MakeSpec) -> None:
 def test_the_files_are_by_split(make_spec: MakeSpec) -> None:
     data = {"train": "a", "eval": "b", "test": "c"}
     assert make_spec(data=data).data.files() == data
+
+
+@pytest.mark.parametrize("field", ["continent", "nothing", "prompt", ""])
+def test_only_a_field_before_the_answer_can_give_way(make_spec: MakeSpec, field: str) -> None:
+    data = {"train": "t", "eval": "e", "truncate": field}
+    with pytest.raises(ValidationError, match=r"data\.truncate: .* its answer are: \{country\}"):
+        make_spec(data=data)
+
+
+@pytest.mark.parametrize("init", [{"from": "vocabulary"}, {"from": "text", "text": " a place"}])
+def test_a_start_survives_json_under_its_own_key(make_spec: MakeSpec, init: dict[str, str]) -> None:
+    spec = make_spec(encoder={"init": init})
+    dumped = spec.model_dump(mode="json")
+    assert dumped["encoder"]["init"] == init
+    assert TaskSpec.model_validate(dumped) == spec
+    assert spec.digest() != make_spec().digest()
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        {"from": "text"},
+        {"from": "text", "text": " \n"},
+        {"from": "vocabulary", "text": "a"},
+        {"from": "nowhere"},
+        {"source": "vocabulary"},
+        {"text": "a"},
+    ],
+)
+def test_a_start_needs_its_text_and_no_other(make_spec: MakeSpec, init: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="encoder.init"):
+        make_spec(encoder={"init": init})

@@ -40,7 +40,7 @@ def prompts(
 def queries(prompts: dict[str, ServedPrompt], tokenizer: TextTokenizer) -> list[Query]:
     """All prompts' rows, mixed."""
     return [
-        Query(key, prompt.encode({"word": word}, tokenizer))
+        Query(key, prompt.encode({"word": word}))
         for word in WORDS
         for key, prompt in prompts.items()
     ]

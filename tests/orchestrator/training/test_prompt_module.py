@@ -1,11 +1,14 @@
 import pytest
 import torch
 
+from encoders.anchored_prompt import AnchoredPrompt
 from encoders.config import PromptEncoderConfig
+from encoders.errors import EncoderError
 from encoders.prompt_embedding import PromptEmbedding
 from encoders.prompt_encoder import PromptEncoder
 from orchestrator.domain.task_spec import EncoderSpec
 from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
+from orchestrator.training.prompt_start import PromptStart
 
 KINDS = ("mlp", "lstm", "embedding")
 
@@ -35,8 +38,8 @@ def test_weights_are_those_pefts_names_and_seed_give() -> None:
     torch.manual_seed(7)
     expected = PromptEncoder(
         PromptEncoderConfig(
-            3,
-            4,
+            num_virtual_tokens=3,
+            token_dim=4,
             encoder_reparameterization_type="LSTM",
             encoder_hidden_size=5,
             encoder_num_layers=1,
@@ -51,3 +54,30 @@ def test_an_embedding_is_a_bare_table() -> None:
     prompt = build_prompt(EncoderSpec(type="embedding"), 3, 4, seed=7)
     assert isinstance(prompt, PromptEmbedding)
     assert sum(parameter.numel() for parameter in prompt.parameters()) == 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_begins_at_its_start_cut_or_repeated(kind: str) -> None:
+    table = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    spec = EncoderSpec(type=kind, hidden_size=5)  # type: ignore[arg-type]
+    prompt = build_prompt(spec, 3, 4, seed=7, start=PromptStart(table, 0.1))
+    with torch.no_grad():
+        assert torch.equal(virtual_tokens_of(prompt), table[[0, 1, 0]])
+    assert isinstance(prompt, PromptEmbedding if kind == "embedding" else AnchoredPrompt)
+    virtual_tokens_of(prompt).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in prompt.parameters())
+
+
+def test_the_encoder_of_an_anchored_prompt_has_the_weights_of_its_seed() -> None:
+    spec = EncoderSpec(hidden_size=5)
+    prompt = build_prompt(spec, 3, 4, seed=7, start=PromptStart(torch.ones(3, 4), 0.1))
+    assert isinstance(prompt, AnchoredPrompt)
+    plain = build_prompt(spec, 3, 4, seed=7).state_dict()
+    found = prompt.encoder.state_dict()
+    assert list(found) == list(plain)
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_a_start_of_another_width_is_refused() -> None:
+    with pytest.raises(EncoderError, match=r"anchor is \(3, 6\)"):
+        build_prompt(EncoderSpec(), 3, 4, seed=7, start=PromptStart(torch.ones(3, 6), 0.1))

@@ -1,5 +1,7 @@
 import pytest
+from transformers import ByT5Tokenizer
 
+from encoders.chat_markup import ChatMarkup
 from encoders.tokenization import TextTokenizer
 from orchestrator.domain.errors import InvalidData
 from orchestrator.training.task_data import (
@@ -210,3 +212,84 @@ def test_examples_become_rows(make_data: MakeData) -> None:
     assert [row.answers for row in trained] == [(each.answer,) for each in examples]
     assert [row.prompt for row in ranked] == [None, None]
     assert [row.answers for row in ranked] == [((1,), (2,))] * 2
+
+
+# Rows that are cut.
+
+LONG = rows(("a" * 30, "red"), ("b2", "blue"))
+CUT = {"train": "t", "eval": "e", "max_length": 20, "truncate": "word"}
+
+
+def test_a_long_row_is_cut_to_leave_room_for_any_candidate(
+    make_data: MakeData, tokenizer: TextTokenizer
+) -> None:
+    data = make_data(make_spec(data=CUT), max_length=20, train=LONG, eval=TWO)
+    long, short = data.splits["train"]
+    assert long.context == (*tokenizer.encode("a" * 10 + ":"), -1, -2, -3, -4)  # and " blue"
+    assert short.context == (*tokenizer.encode("b2:"), -1, -2, -3, -4)
+
+
+def test_generated_rows_are_cut_alike_whatever_their_answer(make_data: MakeData) -> None:
+    """Inference does not know the answer: the room kept free is that of the longest."""
+    data = rows(("a" * 30, "red"), ("a" * 30, "blue"))
+    spec = make_spec(data=CUT, evaluation={"metric": "exact_match"})
+    first, second = make_data(spec, max_length=20, train=data).splits["train"]
+    assert first.context == second.context
+    assert len(second.context) + len(second.answer) == 20
+
+
+def test_the_manual_prompt_is_cut_by_the_same_rule(
+    make_data: MakeData, tokenizer: TextTokenizer
+) -> None:
+    spec = make_spec(data=CUT, evaluation={"manual_prompt": "what is {word}? {colour}"})
+    data = make_data(spec, max_length=20, train=TWO, eval=LONG)
+    assert data.manual[0].context == tokenizer.encode("what is aaaaaa?")
+
+
+def test_a_manual_prompt_without_the_field_is_not_cut(
+    make_data: MakeData, tokenizer: TextTokenizer
+) -> None:
+    spec = make_spec(data=CUT, evaluation={"manual_prompt": "a colour: {colour}"})
+    assert make_data(spec, max_length=20).manual[0].context == tokenizer.encode("a colour:")
+    message = refusal(tokenizer, 12, data=CUT, evaluation={"manual_prompt": "a colour: {colour}"})
+    assert "the row has 14 tokens" in message
+
+
+def test_a_row_that_is_too_long_without_its_field_names_its_line(tokenizer: TextTokenizer) -> None:
+    message = refusal(tokenizer, 9, data=CUT, train=LONG, eval=TWO)
+    assert "train.jsonl:1: without its field {word} the row still has 10 tokens" in message
+
+
+# Chats.
+
+
+@pytest.fixture
+def chat_tokenizer() -> TextTokenizer:
+    slow = ByT5Tokenizer()
+    slow.chat_template = "<extra_id_0>user:{{ messages[0]['content'] }}<extra_id_1>"
+    return TextTokenizer(slow)
+
+
+def test_a_chat_stands_around_rows_and_manual_prompt(
+    chat_tokenizer: TextTokenizer, tokenizer: TextTokenizer
+) -> None:
+    spec = make_spec(chat=True, evaluation={"manual_prompt": "what is {word}? {colour}"})
+    data = encode_task(spec, make_datasets(train=TWO, eval=TWO), chat_tokenizer, 256)
+    assert data.chat == ChatMarkup("<extra_id_0>user:", "<extra_id_1>")
+    first = data.splits["train"][0]
+    assert first.context == (259, *tokenizer.encode("user:a1:"), -1, -2, -3, -4, 260)
+    assert first.answer == tokenizer.encode("red")
+    assert data.candidate_ids == (tokenizer.encode("blue"), tokenizer.encode("red"))
+    assert data.manual[0].context == (259, *tokenizer.encode("user:what is a1?"), 260)
+    assert data.manual_candidate_ids == data.candidate_ids
+
+
+def test_without_chat_there_is_no_markup(chat_tokenizer: TextTokenizer) -> None:
+    data = encode_task(make_spec(), make_datasets(), chat_tokenizer, 256)
+    assert data.chat is None
+    assert 259 not in data.splits["train"][0].context
+
+
+def test_a_base_without_a_chat_template_cannot_chat(tokenizer: TextTokenizer) -> None:
+    message = refusal(tokenizer, chat=True)
+    assert message.startswith("task colour: chat: the base's tokenizer has no chat template")

@@ -1,19 +1,31 @@
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
+from encoders.tokenization import TextTokenizer
 from encoders.weights_file import load_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gang import TaskOrder
-from orchestrator.domain.prompt_version import TrainedPrompt
-from orchestrator.training.rank_loop import TaskRun
+from orchestrator.domain.prompt_version import PromptVersion, TrainedPrompt
+from orchestrator.inference.served_prompt import ServedPrompt
 from orchestrator.training.sharded_base import ShardedBase
+from orchestrator.training.task_data import encode_task, max_row_length
+from orchestrator.training.task_run import TaskRun
+from orchestrator.training.task_trainer import TaskTrainer
 from orchestrator.training.trained_prompt import store_trained_prompt
-from tests.orchestrator.training.conftest import WIDTH, Loop, MakeTrainer
+from tests.orchestrator.training.conftest import (
+    WIDTH,
+    Loop,
+    MakeTrainer,
+    make_datasets,
+    make_spec,
+)
 
 DATASETS = {"train": digest_json("train"), "eval": digest_json("eval")}
 
@@ -133,3 +145,46 @@ def test_a_failed_store_is_not_hidden(
     order = replace(order_of(run), job_id="x")
     with pytest.raises(Exception, match="cannot"):
         store_trained_prompt(run, order, "0.1.0", ArtifactStore(str(tmp_path / "file")))
+
+
+def test_without_cuts_and_chat_the_config_has_no_key_for_them(
+    base: ShardedBase, make_trainer: MakeTrainer, store: ArtifactStore
+) -> None:
+    data = {"train": "t", "eval": "e", "max_length": 100}
+    config = store_run(train(base, make_trainer, data=data), store).config
+    assert not {"max_length", "truncate", "chat"} & config.keys()
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("metric", ["accuracy", "exact_match"])
+@pytest.mark.parametrize("max_length", [48, None])
+def test_inference_encodes_a_row_as_training_did(
+    store: ArtifactStore, chat: bool, metric: str, max_length: int | None
+) -> None:
+    """Long rows are cut in the same place, and stand in the same chat, though the base's chat
+    template is another one by then."""
+    slow = ByT5Tokenizer()
+    slow.chat_template = "<extra_id_0>user:{{ messages[0]['content'] }}<extra_id_1>"
+    tokenizer = TextTokenizer(slow)
+    spec = make_spec(
+        chat=chat,
+        data={"train": "t", "eval": "e", "max_length": max_length, "truncate": "word"},
+        evaluation={"metric": metric},
+    )
+    rows = [{"word": word * 99, "colour": "red"} for word in ("é", "a</s> ")]
+    rows.append({"word": "b<extra_id_1>", "colour": "a long answer"})
+    datasets = make_datasets(train=rows, eval=rows)
+    data = encode_task(spec, datasets, tokenizer, max_row_length(spec, 64))
+    trained = store_run(TaskRun("job", TaskTrainer(spec, data, WIDTH)), store)
+    assert json.loads(json.dumps(trained.config)) == trained.config
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    version = PromptVersion(**vars(trained), number=1, digest=trained.digest, created_at=made)
+    slow.chat_template = "<extra_id_0>on another day:{{ messages[0]['content'] }}"
+    served = ServedPrompt.load(version, store, TextTokenizer(slow), 64)
+    contexts = [served.encode({"word": row["word"]}) for row in rows]
+    assert contexts == [example.context for example in data.splits["train"]]
+    assert max(map(len, contexts)) + served.max_answer_tokens in range(
+        (max_length or 64) - 2, (max_length or 64) + 1
+    )
+    if metric == "accuracy":
+        assert served.candidate_ids == data.candidate_ids

@@ -9,11 +9,11 @@ import pytest
 from encoders.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
-from orchestrator.domain.gang import TaskFailed, TaskOrder
+from orchestrator.domain.gang import GangOrder, TaskFailed, TaskOrder
 from orchestrator.training.checkpoint import dump_checkpoint
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_run import TaskRun
-from orchestrator.training.worker import _open
+from orchestrator.training.worker import _look_up_starts, _open
 from tests.orchestrator.training.conftest import make_spec
 from tests.tiny import colour_rows
 
@@ -125,3 +125,28 @@ def test_a_checkpoint_that_is_of_no_use_costs_time_alone(
     assert run is not None
     assert (run.trainer.step, ended) == (0, [])
     assert "colour: starts again, its checkpoint is of no use" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("inits", "num_calls"),
+    [([None, None], 0), ([None, "vocabulary"], 2), (["vocabulary", None], 2)],
+)
+def test_all_ranks_look_up_starts_if_any_of_their_tasks_wants_one(
+    tokenizer: TextTokenizer, base: ShardedBase, inits: list[str | None], num_calls: int
+) -> None:
+    encoders = [{"init": {"from": init}} if init else {} for init in inits]
+    ranks = tuple(
+        (TaskOrder(f"job-{rank}", make_spec(encoder=encoder), {}, "f" * 64, 10.0, None),)
+        for rank, encoder in enumerate(encoders)
+    )
+    gang = GangOrder("gang", "f" * 64, 256, "code", 3, ranks)
+    calls: list[None] = []
+    hook = base.model.model.get_input_embeddings().register_forward_hook(
+        lambda *_: calls.append(None)
+    )
+    for orders, init in zip(ranks, inits, strict=True):
+        calls.clear()
+        starts = _look_up_starts(gang, orders, tokenizer, base)
+        assert len(calls) == num_calls
+        assert list(starts) == ([orders[0].job_id] if init else [])
+    hook.remove()
