@@ -140,27 +140,32 @@ class NamedPrompts(nn.Module):
     """Prompts by any names, which are data: never attributes, module paths or file names."""
 
     def __setitem__(self, name: str, prompt: AttachedPrompt) -> None:
-        self._modules[name] = prompt
+        self._modules[_key(name)] = prompt
 
     def __getitem__(self, name: str) -> AttachedPrompt:
         """Raises PromptError, with the known names, for an unknown one."""
-        prompt = self._modules.get(name) if isinstance(name, str) else None
+        prompt = self._modules.get(_key(name)) if isinstance(name, str) else None
         if not isinstance(prompt, AttachedPrompt):
             known = ", ".join(repr(each) for each in self) or "none"
             raise PromptError(f"there is no prompt {name!r}; attached are: {known}")
         return prompt
 
     def __delitem__(self, name: str) -> None:
-        del self._modules[self[name].name]
+        del self._modules[_key(self[name].name)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules
+        return isinstance(name, str) and _key(name) in self._modules
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return (each.name for each in self._modules.values() if isinstance(each, AttachedPrompt))
 
     def __len__(self) -> int:
         return len(self._modules)
+
+
+def _key(name: str) -> str:
+    """The name in a state dict, where a dot would divide it."""
+    return name.replace("%", "%25").replace(".", "%2E")
 
 
 def checked_task_type(config: Any, traits: BaseTraits) -> TaskType | None:

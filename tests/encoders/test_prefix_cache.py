@@ -118,7 +118,7 @@ def test_other_key_heads_than_the_bases_are_refused() -> None:
         prefix.complete(*torch.randn(2, 1, 1, 1, 3), 0)
 
 
-@pytest.mark.parametrize("architecture", (*CAUSAL, *ENCODERS, *SEQ2SEQ))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *ENCODERS, *SEQ2SEQ])
 def test_gradients_are_the_same_under_checkpointing(architecture: str) -> None:
     task = "MASKED_LM" if architecture in ENCODERS else "CAUSAL_LM"
     task = "SEQ_2_SEQ_LM" if architecture in SEQ2SEQ else task

@@ -63,7 +63,7 @@ def alone(model: PromptedModel, row: int, ids: Tensor, mask: Tensor, **more: Any
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("architecture", (*CAUSAL, *SEQ2SEQ))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *SEQ2SEQ])
 def test_mixed_rows_generate_what_each_generates_alone(
     architecture: str, mode: str, side: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_mixed_rows_generate_what_each_generates_alone(
             assert torch.equal(found[:, :-NEW], ids[row].expand(num_each, -1))
 
 
-@pytest.mark.parametrize("architecture", (*CAUSAL, *SEQ2SEQ))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *SEQ2SEQ])
 def test_prompts_and_texts_make_what_is_generated_differ(architecture: str) -> None:
     """Otherwise the tests above would say nothing."""
     model = mixed_model(architecture)
@@ -145,6 +145,17 @@ def test_a_mixed_batch_samples_from_what_each_row_would_alone(
             text = torch.cat([text, sampled[:, -NEW:-1]], 1)
             expected = model(input_ids=text, **rows)
         assert difference(logits[row], expected.logits[0, -NEW:]) < 1e-5
+
+
+def test_a_decoder_that_counts_slots_needs_decoder_prompts_of_one_length() -> None:
+    model = PromptedModel(shared_base("m2m100", "SEQ_2_SEQ_LM"))
+    add_mixed(model, ("short", "long"), task_type="SEQ_2_SEQ_LM")
+    call = {"input_ids": torch.tensor([[5, 6, 7], [5, 8, 9]]), **GREEDY}
+    with pytest.raises(PromptError, match="M2M100.* generate for each length by itself"):
+        model.generate(**call, prompts=["short", "long"])
+    together = model.generate(**call, prompts="long")
+    call["input_ids"] = call["input_ids"][1:]
+    assert torch.equal(model.generate(**call, prompts="long"), together[1:])
 
 
 def test_rows_may_end_early() -> None:

@@ -58,7 +58,7 @@ def causal_labels(ids: Tensor, mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])
-@pytest.mark.parametrize("architecture", (*CAUSAL, *ENCODERS))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *ENCODERS])
 def test_mixed_rows_give_what_each_gives_alone(architecture: str, side: str) -> None:
     task = "MASKED_LM" if architecture in ENCODERS else "CAUSAL_LM"
     model = mixed_model(architecture, task)
@@ -72,7 +72,7 @@ def test_mixed_rows_give_what_each_gives_alone(architecture: str, side: str) -> 
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("architecture", (*CAUSAL, *ENCODERS))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *ENCODERS])
 def test_mixed_rows_train_as_each_would_alone(architecture: str, side: str) -> None:
     task = "MASKED_LM" if architecture in ENCODERS else "CAUSAL_LM"
     model = mixed_model(architecture, task)
@@ -120,6 +120,97 @@ def test_left_padding_changes_nothing_as_it_does_in_peft(architecture: str, kind
     assert difference(padded, expected) < EXACT
     wrong = theirs(input_ids=ids, attention_mask=mask).logits[1, -4:]
     assert difference(wrong, expected) > 1e-4  # PEFT counts positions from the padding
+
+
+@pytest.mark.parametrize("architecture", ["mpt", "distilbert"])
+def test_models_that_tell_little_of_themselves_are_as_exact(architecture: str) -> None:
+    is_causal = architecture == "mpt"
+    model = PromptedModel(shared_base(architecture, "CAUSAL_LM" if is_causal else "MASKED_LM"))
+    names = ["short", "long", "wide" if is_causal else "tasks"]
+    add_mixed(model, tuple(names))
+    ids, mask = ragged("left", (4, 9, 2))
+    found = model(input_ids=ids, attention_mask=mask, prompts=names, task_ids=[0, 0, 1]).logits
+    for row, name in enumerate(names):
+        text = ids[row][mask[row].bool()][None]
+        expected = model(input_ids=text, prompts=name, task_ids=[1]).logits[0]
+        assert difference(found[row][mask[row].bool()], expected) < EXACT
+
+
+def test_a_prefix_is_refused_where_the_base_takes_no_past() -> None:
+    """PEFT raises too, later."""
+    model = PromptedModel(shared_base("distilbert", "MASKED_LM"))
+    add_mixed(model, ("wide",))
+    with pytest.raises(PromptError, match="DistilBertForMaskedLM takes no past_key_values"):
+        model(input_ids=torch.tensor([[5, 6]]))
+
+
+def test_a_prefix_may_have_the_one_key_head_that_the_bases_config_does_not_tell() -> None:
+    model = PromptedModel(shared_base("falcon"))
+    add_mixed(model, ("prefix",))
+    ids = torch.tensor([[5, 6, 7]])
+    with pytest.raises(PromptError, match="give num_attention_heads=1 and token_dim=8"):
+        model(input_ids=ids)
+    add_mixed(model, ("wide",), num_attention_heads=1, token_dim=8)
+    found = model(input_ids=ids, prompts="wide").logits
+    assert difference(found, model.base(input_ids=ids).logits) > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert", "t5"])
+def test_a_base_may_hold_its_weights_in_its_own_forwards_alone(architecture: str) -> None:
+    """As a sharded base does: nothing but its modules' own forward sees a weight."""
+    task = {"bert": "MASKED_LM", "t5": "SEQ_2_SEQ_LM"}.get(architecture, "CAUSAL_LM")
+    base = make_base(architecture, task)
+    model = PromptedModel(base)
+    add_mixed(model, NAMES)
+    ids, mask = ragged("left", LENGTHS)
+    labels = causal_labels(ids, mask)
+    call = {"input_ids": ids, "attention_mask": mask, "prompts": NAMES, "task_ids": TASKS}
+    with torch.no_grad():
+        expected = model(**call, labels=labels).logits
+        _shard(base)
+        assert torch.equal(model(**call, labels=labels).logits, expected)
+        if base.can_generate():
+            model.generate(**call, max_new_tokens=3)
+
+
+def _shard(base: Any) -> None:
+    """Take every module's own weights away but while its forward runs."""
+    owners = [module for module in base.modules() if module._parameters]
+    weights = [
+        {name: each.data for name, each in module._parameters.items() if each is not None}
+        for module in owners
+    ]
+    for module, full in zip(owners, weights, strict=True):
+        if full:
+
+            def gather(module: Any, *_: Any, full: dict[str, Tensor] = full) -> None:
+                for name, weight in full.items():
+                    module._parameters[name].data = weight
+
+            def release(module: Any, *_: Any, full: dict[str, Tensor] = full) -> None:
+                for name, weight in full.items():
+                    module._parameters[name].data = weight.new_empty(0)
+
+            module.register_forward_pre_hook(gather)
+            module.register_forward_hook(release)
+            release(module)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_prompts_keep_their_dtype_on_any_base(dtype: torch.dtype) -> None:
+    model = PromptedModel(make_base("llama").to(dtype))
+    add_mixed(model, NAMES)
+    ids, mask = ragged("left", LENGTHS)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        labels=causal_labels(ids, mask),
+        prompts=NAMES,
+        task_ids=TASKS,
+    )
+    assert out.logits.dtype == dtype
+    assert all(each.dtype == torch.float32 for each in model.prompts.parameters())
+    assert all(bool(each.any()) for each in gradients(model, out.loss).values())
 
 
 @given(

@@ -137,7 +137,7 @@ def test_spans_are_found_in_the_text_alone(architecture: str, side: str) -> None
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("architecture", (*CAUSAL, *ENCODERS))
+@pytest.mark.parametrize("architecture", [*CAUSAL, *ENCODERS])
 def test_features_are_those_of_the_text(architecture: str, side: str) -> None:
     model = PromptedModel(shared_base(architecture, "FEATURE_EXTRACTION"))
     add_mixed(model, NAMES, task_type="FEATURE_EXTRACTION")

@@ -28,7 +28,8 @@ _WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_atten
 
 #: transformers' config class and its arguments, by architecture.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: DECODERS[name] for name in ("llama", "qwen3", "mistral", "gpt2", "gpt_neox")},
+    **{name: DECODERS[name] for name in ("llama", "qwen3", "gpt2", "gpt_neox")},
+    "mistral": ("MistralConfig", {**DECODERS["mistral"][1], "sliding_window": 6}),
     "gemma2": ("Gemma2Config", {**DECODERS["gemma2"][1], **_WINDOW}),
     "gemma3": ("Gemma3TextConfig", {**DECODERS["gemma2"][1], **_WINDOW}),
     "bert": ("BertConfig", _BERT),
@@ -61,6 +62,29 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+_BART = ARCHITECTURES["bart"][1]
+#: Models that do something in a way of their own.
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "mpt": (  # its attention does not say that it is causal; positions by ALiBi
+        "MptConfig",
+        {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    ),
+    "falcon": (  # one key head for all queries
+        "FalconConfig",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": WIDTH,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+    ),
+    "distilbert": (  # takes neither positions nor a past
+        "DistilBertConfig",
+        {"vocab_size": VOCABULARY, "dim": WIDTH, "hidden_dim": 64, "n_layers": 2, "n_heads": 4},
+    ),
+    "m2m100": ("M2M100Config", {**_BART, "pad_token_id": 1}),  # positions cannot be given to it
+}
+ARCHITECTURES |= ODD
 CAUSAL = ("llama", "qwen3", "mistral", "gpt2", "gpt_neox", "gemma2", "gemma3")
 ENCODERS = ("bert", "roberta")
 SEQ2SEQ = ("t5", "bart")
