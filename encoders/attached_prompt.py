@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from encoders.base_traits import BaseTraits
 from encoders.config import PrefixTuningConfig, PromptLearningConfig, TaskType
 from encoders.errors import PromptError
+from encoders.eval_mode import eval_mode
 from encoders.task_head import copy_heads
 
 
@@ -103,8 +103,9 @@ class AttachedPrompt(nn.Module):
     def _probe(self, method: str) -> Tensor:
         """The module's table, to look at its shape. Raises PromptError where it has none."""
         table = None
-        with torch.no_grad(), suppress(AttributeError, TypeError):
-            table = self._emit(method)
+        if hasattr(self.encoder, method):
+            with eval_mode(self.encoder), suppress(TypeError):  # one that wants arguments
+                table = self._emit(method)
         if not isinstance(table, Tensor) or table.dim() != 2 or not len(table):
             raise PromptError(
                 f"the prompt {self.name!r} is a {type(self.encoder).__name__}, whose {method}() "

@@ -38,9 +38,11 @@ class _Route:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         states = args[0]
+        times = len(states) // len(self._rows.prompts)  # generate() repeats rows
+        repeats = torch.arange(times, device=states.device)
         outputs, order = [], []
         for prompt, index in self._rows.by_prompt():
-            index = index.to(states.device)
+            index = (index.to(states.device).unsqueeze(1) * times + repeats).flatten()
             order.append(index)
             if self._name in prompt.heads:
                 own = states.index_select(0, index)

@@ -27,20 +27,28 @@ class PrefixStates:
     def __init__(self, table: Tensor, slot_rows: Tensor, num_leading: int) -> None:
         self.num_layers = table.shape[1]
         self.num_leading = num_leading
-        self._table = torch.cat([torch.zeros_like(table[:1]), table])
-        self._slot_rows = slot_rows
-        self._has_inner = bool(slot_rows[:, num_leading:].any())
+        self._table, self._slot_rows = table, slot_rows
+        is_prefix = slot_rows[:, num_leading:] > 0
+        self._is_inner = is_prefix[:, None, :, None] if bool(is_prefix.any()) else None
+        rows = slot_rows if self._is_inner is not None else slot_rows[:, :num_leading]
+        table = torch.cat([torch.zeros_like(table[:1]), table])
+        found = table.index_select(0, rows.flatten()).view(*rows.shape, -1, *table.shape[3:])
+        # keys and values [B, G, slots, d] of every layer in turn
+        self._states = found.permute(2, 0, 3, 1, 4).unbind(0)
         self._seen: set[int] = set()
 
     def expanded(self, num_new: int) -> "PrefixStates":
         """The same, with `num_new` slots more that hold no prefix."""
         rows = nn.functional.pad(self._slot_rows, (0, num_new))
-        states = PrefixStates(self._table[1:], rows, self.num_leading)
+        states = PrefixStates(self._table, rows, self.num_leading)
         states._seen = self._seen
         return states
 
     def complete(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, G, L, d] of all slots, from those [B, G, Q, d] that a layer made."""
+        """Keys and values [B, G, L, d] of all slots, from those [B, G, Q, d] that a layer made.
+
+        Raises PromptError where the base's key heads are not the prefix's.
+        """
         self._seen.add(layer)
         shape, expected = self._table.shape[3:], (keys.shape[1], keys.shape[3])
         if shape != expected:
@@ -49,21 +57,15 @@ class PrefixStates:
                 f"{layer} has {expected[0]} of {expected[1]}: give num_attention_heads="
                 f"{expected[0]} and token_dim={expected[0] * expected[1]}"
             )
-        return self._complete(keys, layer, 0), self._complete(values, layer, 1)
+        prefix_keys, prefix_values = self._states[2 * layer : 2 * layer + 2]
+        return self._put(prefix_keys, keys), self._put(prefix_values, values)
 
-    def _complete(self, states: Tensor, layer: int, kind: int) -> Tensor:
-        table = self._table[:, layer, kind].to(states)  # [1 + N, G, d]
-        num_leading = self.num_leading
-        rows = self._slot_rows if self._has_inner else self._slot_rows[:, :num_leading]
-        if rows.shape[1] == 0:
-            return states
-        rows = rows.to(states.device)
-        found = table.index_select(0, rows.flatten()).view(*rows.shape, *table.shape[1:])
-        found = found.transpose(1, 2)  # [B, G, slots, d]
-        if self._has_inner:
-            is_prefix = (rows[:, num_leading:] > 0)[:, None, :, None]
-            states = torch.where(is_prefix, found[:, :, num_leading:], states)
-        return torch.cat([found[:, :, :num_leading], states], dim=2)
+    def _put(self, prefix: Tensor, states: Tensor) -> Tensor:
+        prefix = prefix.to(states)
+        if self._is_inner is not None:
+            inner = prefix[:, :, self.num_leading :]
+            states = torch.where(self._is_inner.to(states.device), inner, states)
+        return torch.cat([prefix[:, :, : self.num_leading], states], dim=2)
 
     def check_used(self, base: nn.Module) -> None:
         """Raise PromptError unless every layer asked for its prefix: none is ever ignored."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from encoders.attached_prompt import AttachedPrompt
+from encoders.base_traits import BaseTraits
 from encoders.config import TaskType
+from encoders.errors import PromptError
 from encoders.prefix_cache import PrefixStates
 from encoders.row_layout import Alignment, RowLayout, lay_out
 from encoders.task_head import HEADS
@@ -109,6 +111,7 @@ class ComposedRows:
 
 
 def compose(
+    traits: BaseTraits,
     embeds: Tensor,
     text_mask: Tensor,
     virtual: TableRows,
@@ -117,9 +120,15 @@ def compose(
     may_lead: bool = True,
 ) -> ComposedRows:
     """Put virtual tokens and prefixes before the texts `embeds` [B, T, D] where `text_mask` [B, T]
-    is true. Raises PromptError for a row without text."""
+    is true. Raises PromptError for a row without text, or longer than the base can be given."""
     num_prefix = torch.zeros_like(virtual.counts) if prefixes is None else prefixes.counts
     layout = lay_out(text_mask, virtual.counts, num_prefix, alignment, may_lead)
+    longest = int(layout.mask.sum(1).max())
+    if traits.max_positions is not None and longest > traits.max_positions:
+        raise PromptError(
+            f"a row has {longest} positions, virtual tokens included, but the base has "
+            f"{traits.max_positions}: cut the text"
+        )
     source = [embeds.new_zeros(1, embeds.shape[-1]), embeds.flatten(0, 1)]
     if virtual.table is not None:
         source.append(virtual.table.to(embeds))

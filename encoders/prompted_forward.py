@@ -4,6 +4,7 @@ Shapes: B rows, T input positions, D the base's embedding size, Q slots (see row
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from encoders.errors import PromptError
 from encoders.head_routing import routed_heads
 from encoders.prefix_cache import cache_under_checkpointing, stateless_cache
 from encoders.prompt_rows import ComposedRows, PromptRows, compose
+from encoders.prompted_outputs import at_input_positions
 from encoders.row_layout import Alignment
 from encoders.task_loss import IGNORED, sequence_loss, span_loss, token_loss
 
@@ -47,23 +49,59 @@ def checked_mask(attention_mask: Tensor | None, embeds: Tensor) -> Tensor:
     return attention_mask.to(embeds.device).bool()
 
 
+@dataclass(frozen=True)
+class ComposedBatch:
+    """The rows of a base's forward: `source` of its decoder or encoder, and `decoder` of an
+    encoder-decoder's decoder."""
+
+    source: ComposedRows
+    decoder: ComposedRows | None
+
+    @property
+    def result(self) -> ComposedRows:
+        """The rows that the base's results belong to."""
+        return self.decoder or self.source
+
+    def arguments(self, traits: BaseTraits) -> dict[str, Any]:
+        """What the base's forward takes of the rows."""
+        arguments: dict[str, Any] = {
+            "inputs_embeds": self.source.inputs_embeds,
+            "attention_mask": self.source.attention_mask,
+        }
+        if self.decoder is not None:
+            arguments["decoder_inputs_embeds"] = self.decoder.inputs_embeds
+            arguments["decoder_attention_mask"] = self.decoder.attention_mask
+        elif "position_ids" in traits.accepts:
+            arguments["position_ids"] = self.source.position_ids + traits.first_position
+        if "use_cache" in traits.accepts:
+            arguments["use_cache"] = False
+        return arguments
+
+    def outputs(self, raw: Any, with_virtual: bool = False) -> Any:
+        """The base's outputs at the input's positions."""
+        encoder = self.source.layout if self.decoder else None
+        return at_input_positions(raw, self.result.layout, encoder, with_virtual)
+
+
 def compose_source(
     traits: BaseTraits, embeds: Tensor, mask: Tensor, rows: PromptRows
 ) -> ComposedRows:
     """The rows of a decoder, of an encoder, or of an encoder-decoder's encoder."""
     if traits.is_encoder_decoder:
-        return compose(embeds, mask, rows.encoder_tokens, None, Alignment.LEFT)
+        return compose(traits, embeds, mask, rows.encoder_tokens, None, Alignment.LEFT)
     alignment = Alignment.LEFT if traits.is_causal else Alignment.FRONT
     if traits.classifies_last and rows.task_type is TaskType.SEQ_CLS:
         alignment = Alignment.RIGHT
-    return compose(embeds, mask, rows.encoder_tokens, rows.prefixes, alignment)
+    return compose(traits, embeds, mask, rows.encoder_tokens, rows.prefixes, alignment)
 
 
-def compose_decoder(base: Any, ids: Tensor, mask: Tensor | None, rows: PromptRows) -> ComposedRows:
+def compose_decoder(
+    base: Any, traits: BaseTraits, ids: Tensor, mask: Tensor | None, rows: PromptRows
+) -> ComposedRows:
     """The rows of an encoder-decoder's decoder."""
     embeds = embed(base.get_decoder(), ids)
     mask = checked_mask(mask, embeds)
-    return compose(embeds, mask, rows.decoder_tokens, rows.prefixes, Alignment.LEFT)
+    return compose(traits, embeds, mask, rows.decoder_tokens, rows.prefixes, Alignment.LEFT)
 
 
 def decoder_ids(base: Any, ids: Tensor | None, labels: Tensor | None) -> Tensor:
@@ -74,19 +112,6 @@ def decoder_ids(base: Any, ids: Tensor | None, labels: Tensor | None) -> Tensor:
         raise PromptError("an encoder-decoder needs decoder_input_ids, or labels to make them of")
     shifted: Tensor = base.prepare_decoder_input_ids_from_labels(labels=labels)
     return shifted
-
-
-def source_arguments(traits: BaseTraits, source: ComposedRows) -> dict[str, Any]:
-    """What the base's forward takes of its (encoder's) rows."""
-    arguments: dict[str, Any] = {
-        "inputs_embeds": source.inputs_embeds,
-        "attention_mask": source.attention_mask,
-    }
-    if "position_ids" in traits.accepts and not traits.is_encoder_decoder:
-        arguments["position_ids"] = source.position_ids + traits.first_position
-    if "use_cache" in traits.accepts:
-        arguments["use_cache"] = False
-    return arguments
 
 
 def language_labels(
@@ -112,20 +137,27 @@ def run_base(
     """The base's outputs, with the rows' prefixes and heads. Raises PromptError for a base that
     ignores a prefix."""
     prefix = result.prefix
-    if prefix is not None and "past_key_values" not in traits.accepts:
-        raise PromptError(
-            f"{type(base).__name__} takes no past_key_values, which prefix tuning needs; use "
-            "P_TUNING or PROMPT_TUNING"
-        )
     with ExitStack() as stack:
         stack.enter_context(routed_heads(base, rows))
         if prefix is not None:
+            _check_takes_prefix(base, traits)
             stack.enter_context(cache_under_checkpointing(base))
             call["past_key_values"] = stateless_cache(prefix, traits.is_encoder_decoder)
         outputs = base(**call, return_dict=True)
     if prefix is not None:
         prefix.check_used(base)
     return outputs
+
+
+def _check_takes_prefix(base: Any, traits: BaseTraits) -> None:
+    needed = {"past_key_values"}
+    if not traits.is_causal and not traits.is_encoder_decoder:
+        needed.add("position_ids")  # a text's first position is not its first slot
+    if missing := sorted(needed - traits.accepts):
+        raise PromptError(
+            f"{type(base).__name__} takes no {' or '.join(missing)}, which prefix tuning needs; "
+            "use P_TUNING or PROMPT_TUNING"
+        )
 
 
 def head_loss(

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache
 
-from encoders.base_traits import embed
+from encoders.base_traits import BaseTraits, embed
 from encoders.errors import PromptError
+from encoders.head_routing import routed_heads
 from encoders.prefix_cache import DecodingCache, stateless_cache
-from encoders.prompt_rows import ComposedRows, PromptRows, TableRows, compose
+from encoders.prompt_rows import ComposedRows, PromptRows, compose
 from encoders.row_layout import Alignment
 
 #: Arguments of generate() that would work on something else than the composed rows.
@@ -31,7 +32,6 @@ UNSUPPORTED = (
     "assistant_model",
     "prompt_lookup_num_tokens",
     "prefill_chunk_size",
-    "cache_implementation",
     "custom_generate",
 )
 
@@ -39,12 +39,13 @@ UNSUPPORTED = (
 class _Decoding:
     """The hook: what one call of generate() needs from pass to pass."""
 
-    def __init__(self, base: Any, virtual: TableRows, prefixes: TableRows) -> None:
-        self._base = base
-        self._is_encoder_decoder = bool(base.config.is_encoder_decoder)
+    def __init__(self, base: Any, traits: BaseTraits, rows: PromptRows) -> None:
+        self._base, self._traits = base, traits
+        self._is_encoder_decoder = traits.is_encoder_decoder
         self._stack = base.get_decoder() if self._is_encoder_decoder else base
         self._prefix = "decoder_" if self._is_encoder_decoder else ""
-        self._virtual, self._prefixes = virtual, prefixes
+        self._virtual = rows.decoder_tokens if self._is_encoder_decoder else rows.encoder_tokens
+        self._prefixes = rows.prefixes
         self._composed: ComposedRows | None = None
         self._num_text = 0
         self.positions: Tensor | None = None  # of the slots of this pass
@@ -84,6 +85,7 @@ class _Decoding:
         times = len(ids) // len(self._virtual.counts)
         self._num_text = ids.shape[1]
         self._composed = compose(
+            self._traits,
             embed(self._stack, ids),
             torch.ones_like(ids).bool() if mask is None else mask.bool(),
             self._virtual.repeated(times),
@@ -116,13 +118,14 @@ class _Decoding:
 
 
 @contextmanager
-def composed_decoding(base: Any, virtual: TableRows, prefixes: TableRows) -> Iterator[None]:
+def composed_decoding(base: Any, traits: BaseTraits, rows: PromptRows) -> Iterator[None]:
     """While open, one call of the base's generate() runs on composed rows."""
-    decoding = _Decoding(base, virtual, prefixes)
+    decoding = _Decoding(base, traits, rows)
     with ExitStack() as stack:
+        stack.enter_context(routed_heads(base, rows))
         handle = base.register_forward_pre_hook(decoding, with_kwargs=True)
         stack.callback(handle.remove)
-        if base.config.is_encoder_decoder:
+        if traits.is_encoder_decoder:
             _hook_positions(decoding, base.get_decoder(), stack)
         yield
     decoding.check_prefix_used()
@@ -151,34 +154,51 @@ def _hook_positions(decoding: _Decoding, decoder: Any, stack: ExitStack) -> None
     stack.callback(module.register_forward_hook(after).remove)
 
 
-def refuse_unsupported(base: Any, arguments: dict[str, Any]) -> None:
-    """Raise PromptError for an argument of generate() that composed rows cannot honour."""
-    config = arguments.get("generation_config") or base.generation_config
+def supported(base: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of generate() that composed rows can honour; a cache that the base's own settings
+    ask for gives way to a dynamic one. Raises PromptError for others."""
     for name in UNSUPPORTED:
-        if arguments.get(name) is not None or getattr(config, name, None) is not None:
+        if _setting(base, arguments, name) is not None:
             raise PromptError(
                 f"generate() does not take {name!r} with prompts; it takes input_ids, "
                 "attention_mask and the base's other generation settings"
             )
+    given = arguments.get("cache_implementation")
+    given = given or getattr(arguments.get("generation_config"), "cache_implementation", None)
+    if given not in (None, "dynamic"):
+        raise PromptError(f"cache_implementation is {given!r}; with prompts it must be 'dynamic'")
+    if base.generation_config.cache_implementation is None:
+        return arguments
+    return {**arguments, "cache_implementation": "dynamic"}
+
+
+def _setting(base: Any, arguments: dict[str, Any], name: str) -> Any:
+    """A setting of generate(), as given or as the generation config says."""
+    config = arguments.get("generation_config") or base.generation_config
+    given = arguments.get(name)
+    return getattr(config, name, None) if given is None else given
 
 
 def implied_mask(base: Any, input_ids: Tensor, arguments: dict[str, Any]) -> Tensor | None:
     """The mask that transformers infers where none is given: padding tokens that end no text."""
-    config = arguments.get("generation_config") or base.generation_config
-    pad = arguments.get("pad_token_id", config.pad_token_id)
-    ends = arguments.get("eos_token_id", config.eos_token_id)
+    pad, ends = (_setting(base, arguments, name) for name in ("pad_token_id", "eos_token_id"))
     if pad is None or pad in (ends if isinstance(ends, list) else [ends]):
         return None
     return input_ids.ne(pad)
 
 
 def generate_after_text(
-    base: Any, input_ids: Tensor, mask: Tensor, rows: PromptRows, arguments: dict[str, Any]
+    base: Any,
+    traits: BaseTraits,
+    input_ids: Tensor,
+    mask: Tensor,
+    rows: PromptRows,
+    arguments: dict[str, Any],
 ) -> Any:
     """A decoder's generate(), for texts `input_ids` [B, T] padded on any side."""
     order = mask.long().argsort(dim=1, stable=True)  # texts to the right end of their rows
     ids, moved = input_ids.gather(1, order), mask.gather(1, order).long()
-    with composed_decoding(base, rows.encoder_tokens, rows.prefixes):
+    with composed_decoding(base, traits, rows):
         outputs = base.generate(input_ids=ids, attention_mask=moved, **arguments)
     sequences: Tensor = outputs if isinstance(outputs, Tensor) else outputs.sequences
     given = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
@@ -188,20 +208,24 @@ def generate_after_text(
 
 def generate_after_encoder(
     base: Any,
+    traits: BaseTraits,
     input_ids: Tensor,
     source: ComposedRows,
     rows: PromptRows,
     arguments: dict[str, Any],
 ) -> Any:
     """An encoder-decoder's generate(), with the encoder's rows `source`."""
-    wanted = ("output_attentions", "output_hidden_states")
+    wanted = {
+        name: bool(_setting(base, arguments, name))
+        for name in ("output_attentions", "output_hidden_states")
+    }
     encoder_outputs = base.get_encoder()(
         inputs_embeds=source.inputs_embeds,
         attention_mask=source.attention_mask,
         return_dict=True,
-        **{name: arguments[name] for name in wanted if name in arguments},
+        **wanted,
     )
-    with composed_decoding(base, rows.decoder_tokens, rows.prefixes):
+    with composed_decoding(base, traits, rows):
         return base.generate(
             input_ids=input_ids,
             attention_mask=source.attention_mask,

@@ -14,20 +14,19 @@ from torch import Tensor, nn
 
 from encoders import prompted_forward, prompted_generation
 from encoders.attached_prompt import AttachedPrompt, NamedPrompts, checked_task_type
-from encoders.base_traits import embed, read_traits, source_stack
+from encoders.base_traits import check_embeddings, embed, read_traits, source_stack
 from encoders.config import PromptLearningConfig
 from encoders.errors import PromptError
 from encoders.prompt_factory import get_prompt_encoder
-from encoders.prompt_rows import PromptRows, compose
-from encoders.prompted_outputs import at_input_positions
-from encoders.row_layout import Alignment
+from encoders.prompt_rows import PromptRows
 
 
 class PromptedModel(nn.Module):
     """Runs a frozen transformers model with named prompts.
 
     It starts in the base's mode, and `train()`/`eval()` reach the base too, as in PEFT: dropout in
-    the base is the base's choice. Only prompts and their heads are trainable.
+    the base is the base's choice. Only prompts and their heads are trainable. Raises PromptError
+    for a base that no prompt can run on exactly.
     """
 
     def __init__(self, base: Any) -> None:
@@ -35,6 +34,7 @@ class PromptedModel(nn.Module):
         base.requires_grad_(False)
         self.base = base
         self.traits = read_traits(base)
+        check_embeddings(base, self.traits)
         self.prompts = NamedPrompts()
         self.train(base.training)
 
@@ -64,7 +64,7 @@ class PromptedModel(nn.Module):
         if name in self.prompts:
             raise PromptError(f"there is a prompt {name!r} already; remove it first")
         config: Any = prompt
-        embeddings = self.base.get_input_embeddings()
+        embeddings = source_stack(self.base, self.traits).get_input_embeddings()
         if isinstance(prompt, nn.Module):
             config, encoder = None, prompt
         elif isinstance(prompt, PromptLearningConfig):
@@ -117,30 +117,31 @@ class PromptedModel(nn.Module):
             if input_ids is None:
                 raise PromptError("give input_ids [B, T], or inputs_embeds [B, T, D]")
             inputs_embeds = embed(source_stack(self.base, self.traits), input_ids)
-        mask = prompted_forward.checked_mask(attention_mask, inputs_embeds)
         rows = self._rows(prompts, task_ids, inputs_embeds)
+        mask = prompted_forward.checked_mask(attention_mask, inputs_embeds)
         source = prompted_forward.compose_source(self.traits, inputs_embeds, mask, rows)
-        call = {**arguments, **prompted_forward.source_arguments(self.traits, source)}
-        if token_type_ids is not None:
-            call["token_type_ids"] = source.layout.place(token_type_ids, 0)
-        result, encoder_layout = source, None
+        decoder = None
         if self.traits.is_encoder_decoder:
             ids = prompted_forward.decoder_ids(self.base, decoder_input_ids, labels)
-            result = prompted_forward.compose_decoder(self.base, ids, decoder_attention_mask, rows)
-            encoder_layout = source.layout
-            call["decoder_inputs_embeds"] = result.inputs_embeds
-            call["decoder_attention_mask"] = result.attention_mask
+            decoder = prompted_forward.compose_decoder(
+                self.base, self.traits, ids, decoder_attention_mask, rows
+            )
+        batch = prompted_forward.ComposedBatch(source, decoder)
+        call = {**arguments, **batch.arguments(self.traits)}
+        if token_type_ids is not None:
+            call["token_type_ids"] = source.layout.place(token_type_ids, 0)
         if labels is not None and not rows.has_heads:
-            call["labels"] = prompted_forward.language_labels(self.traits, labels, result, rows)
-        raw = prompted_forward.run_base(self.base, self.traits, call, result, rows)
-        outputs = at_input_positions(raw, result.layout, encoder_layout)
-        loss = None
+            call["labels"] = prompted_forward.language_labels(
+                self.traits, labels, batch.result, rows
+            )
+        raw = prompted_forward.run_base(self.base, self.traits, call, batch.result, rows)
+        outputs, loss = batch.outputs(raw), None
         if rows.has_heads:
             loss = prompted_forward.head_loss(
                 outputs, rows, mask, labels, start_positions, end_positions
             )
         if keep_virtual_positions:
-            outputs = at_input_positions(raw, result.layout, encoder_layout, with_virtual=True)
+            outputs = batch.outputs(raw, with_virtual=True)
         if loss is not None:
             outputs = type(outputs)(**{**outputs, "loss": loss})
         return outputs.to_tuple() if return_dict is False else outputs
@@ -159,19 +160,21 @@ class PromptedModel(nn.Module):
         base = self.base
         if not base.can_generate():
             raise PromptError(f"{type(base).__name__} has no language model head to generate with")
-        prompted_generation.refuse_unsupported(base, arguments)
+        arguments = prompted_generation.supported(base, arguments)
         with torch.no_grad():
             embeds = embed(source_stack(base, self.traits), input_ids)
             if attention_mask is None:
                 attention_mask = prompted_generation.implied_mask(base, input_ids, arguments)
-            mask = prompted_forward.checked_mask(attention_mask, embeds)
             rows = self._rows(prompts, task_ids, embeds)
-            if self.traits.is_encoder_decoder:
-                source = compose(embeds, mask, rows.encoder_tokens, None, Alignment.LEFT)
-                return prompted_generation.generate_after_encoder(
-                    base, input_ids, source, rows, arguments
+            mask = prompted_forward.checked_mask(attention_mask, embeds)
+            if not self.traits.is_encoder_decoder:
+                return prompted_generation.generate_after_text(
+                    base, self.traits, input_ids, mask, rows, arguments
                 )
-            return prompted_generation.generate_after_text(base, input_ids, mask, rows, arguments)
+            source = prompted_forward.compose_source(self.traits, embeds, mask, rows)
+            return prompted_generation.generate_after_encoder(
+                base, self.traits, input_ids, source, rows, arguments
+            )
 
     def _rows(
         self,
@@ -181,6 +184,8 @@ class PromptedModel(nn.Module):
     ) -> PromptRows:
         """The prompts of the rows of `embeds` [B, T, D]. Raises PromptError."""
         num_rows = len(embeds)
+        if embeds.dim() != 3 or not num_rows:
+            raise PromptError("the input must be at least one row: input_ids [B, T]")
         if prompts is None:
             if len(self.prompts) != 1:
                 raise PromptError(

@@ -73,6 +73,7 @@ def models() -> Callable[..., Any]:
     def get(name: str, dtype: torch.dtype = torch.float32) -> Any:
         if (name, dtype) not in made:
             made[name, dtype] = make_model(name, dtype)
+        made[name, dtype].set_attn_implementation("eager")  # whatever another test has set
         return made[name, dtype]
 
     return get

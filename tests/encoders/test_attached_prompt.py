@@ -8,6 +8,7 @@ from encoders.config import PrefixTuningConfig, PromptEncoderConfig, PromptLearn
 from encoders.deep_prompt_encoder import DeepPromptEncoderConfig
 from encoders.errors import ConfigError, PromptError
 from encoders.prefix_encoder import PrefixEncoder
+from encoders.prompt_factory import get_prompt_encoder
 from encoders.prompted_model import PromptedModel
 from encoders.task_conditioned_encoder import TaskConditionedEncoderConfig
 from tests.encoders.tiny_models import KINDS, difference, kind_config, shared_base
@@ -78,7 +79,7 @@ def test_any_module_that_gives_virtual_tokens_is_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (Constant(5, 31), "virtual tokens of size 31, but the base embeds in 32: it is a prompt of"),
+        (Constant(5, 31), "virtual tokens of size 31, but the base embeds in 32: it is a prompt"),
         (Constant(5), "gives no table"),
         (Constant(0, 32), "gives no table"),
         (nn.Linear(2, 2), r"is a Linear, whose virtual_tokens\(\) gives no table"),
@@ -101,6 +102,18 @@ def test_what_is_no_prompt_is_refused() -> None:
         model.add_prompt("a", "P_TUNING")
     with pytest.raises(ConfigError, match="num_virtual_tokens is missing"):
         model.add_prompt("a", PromptEncoderConfig())
+
+
+def test_attaching_draws_what_making_the_module_draws() -> None:
+    model = PromptedModel(shared_base("llama")).train()
+    config = kind_config("P_TUNING", 3, encoder_reparameterization_type="LSTM", encoder_dropout=0.5)
+    torch.manual_seed(0)
+    expected = get_prompt_encoder(config.completed(model.base.config)).state_dict()
+    later = torch.rand(1)
+    torch.manual_seed(0)
+    found = model.add_prompt("a", config).encoder.state_dict()
+    assert all(torch.equal(found[name], each) for name, each in expected.items())
+    assert torch.equal(torch.rand(1), later)
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines", 3, None])

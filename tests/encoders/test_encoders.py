@@ -32,3 +32,11 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert all(getattr(encoders, name).__name__ == name for name in encoders.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         encoders.Nothing  # noqa: B018
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    for name in encoders.__all__:
+        text = getattr(encoders, name).__doc__ or ""
+        generated = text.startswith(f"{name}(")  # a dataclass without a docstring of its own
+        assert len(text) > 20, name
+        assert not generated, name

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from encoders.errors import PromptError
 from encoders.prompted_model import PromptedModel
@@ -228,7 +229,6 @@ def test_hidden_states_and_attentions_of_the_encoder_are_given() -> None:
     [
         {"inputs_embeds": torch.zeros(1, 3, 32)},
         {"token_type_ids": torch.zeros(1, 3)},
-        {"cache_implementation": "static"},
         {"prompt_lookup_num_tokens": 2},
         {"prefill_chunk_size": 2},
     ],
@@ -237,6 +237,25 @@ def test_what_composed_rows_cannot_honour_is_refused(arguments: dict[str, Any]) 
     model = mixed_model("llama")
     with pytest.raises(PromptError, match=f"does not take '{next(iter(arguments))}'"):
         model.generate(input_ids=torch.tensor([[5, 6, 7]]), prompts="short", **arguments)
+
+
+def test_a_static_cache_gives_way_where_only_the_bases_settings_ask_for_it() -> None:
+    """As the files of Gemma 2 do."""
+    base = make_base("gemma2")
+    model = PromptedModel(base)
+    add_mixed(model, NAMES)
+    ids, mask = ragged("left", LENGTHS)
+    call = {"input_ids": ids, "attention_mask": mask, "prompts": NAMES, "task_ids": TASKS}
+    expected = model.generate(**call, **GREEDY)
+    base.generation_config.cache_implementation = "static"
+    assert torch.equal(model.generate(**call, **GREEDY), expected)
+    config = GenerationConfig(cache_implementation="static")
+    for asked in ({"cache_implementation": "static"}, {"generation_config": config}):
+        with pytest.raises(PromptError, match="'static'; with prompts it must be 'dynamic'"):
+            model.generate(**call, **asked)
+    base.generation_config = GenerationConfig(prompt_lookup_num_tokens=2)
+    with pytest.raises(PromptError, match="does not take 'prompt_lookup_num_tokens'"):
+        model.generate(**call)
 
 
 def test_a_base_without_a_language_model_head_does_not_generate() -> None:

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from encoders.config import PromptTuningConfig
+from encoders.config import PrefixTuningConfig, PromptTuningConfig
 from encoders.errors import EncoderError, PromptError
+from encoders.prefix_encoder import PrefixEncoder
 from encoders.prompt_embedding import PromptEmbedding
 from encoders.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
@@ -92,6 +93,58 @@ def test_mixed_rows_train_as_each_would_alone(architecture: str, side: str) -> N
     assert difference(loss, total) < EXACT
     assert largest_difference(gradients(model, loss), gradients(model, total)) < EXACT
     assert all(bool(each.any()) for each in gradients(model, total).values())
+
+
+WORDS = torch.tensor([[11, 12, 13, 14]])
+
+
+class WordTable(torch.nn.Module):
+    """The embeddings of WORDS as a prompt."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.table = torch.nn.Parameter(base.get_input_embeddings()(WORDS)[0])
+
+    def virtual_tokens(self) -> Tensor:
+        return self.table
+
+
+def word_prefix(base: Any) -> PrefixEncoder:
+    """The keys and values that the base makes of WORDS, as a prefix."""
+    config = PrefixTuningConfig(num_virtual_tokens=WORDS.shape[1]).completed(base.config)
+    encoder = PrefixEncoder(config)
+    with torch.no_grad():
+        layers = base(input_ids=WORDS, use_cache=True).past_key_values.layers
+        pairs = [torch.stack([layer.keys[0], layer.values[0]]) for layer in layers]
+        table = torch.stack(pairs).permute(3, 0, 1, 2, 4)  # [V, layers, 2, G, d]
+        encoder.load_prompt_embeddings(table.reshape(WORDS.shape[1], -1))
+    return encoder
+
+
+@pytest.mark.parametrize("architecture", [*CAUSAL, *ENCODERS, "mpt", "distilbert"])
+def test_a_prompt_of_words_is_those_words(architecture: str) -> None:
+    """The plain model is the oracle, for positions, masks, windows and scales alike."""
+    is_causal = architecture in (*CAUSAL, "mpt")
+    base = shared_base(architecture, "CAUSAL_LM" if is_causal else "MASKED_LM")
+    model = PromptedModel(base)
+    model.add_prompt("words", WordTable(base))
+    names = ["words"] * 3
+    if is_causal:
+        model.add_prompt("prefix", word_prefix(base))
+        names = ["prefix", "words", "prefix"]
+    ids, mask = ragged("left", (3, 8, 5))
+    found = model(input_ids=ids, attention_mask=mask, prompts=names).logits
+    for row in range(3):
+        text = ids[row][mask[row].bool()][None]
+        whole = torch.cat([WORDS, text], 1)
+        expected = base(input_ids=whole).logits[0, WORDS.shape[1] :]
+        assert difference(found[row][mask[row].bool()], expected) < EXACT
+        if is_causal:
+            settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+            new = base.generate(whole, attention_mask=torch.ones_like(whole), **settings)[0, -5:]
+            call = {"input_ids": ids, "attention_mask": mask, "prompts": names}
+            assert torch.equal(model.generate(**call, **settings)[row, -5:], new)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -447,12 +500,28 @@ def test_names_may_be_left_out_only_where_one_prompt_is_attached() -> None:
         ({"position_ids": torch.ones(2, 2)}, "does not take 'position_ids'"),
         ({"use_cache": True}, "use generate"),
         ({"input_ids": None}, "give input_ids"),
+        ({"input_ids": torch.tensor([5, 6])}, "at least one row"),
+        ({"input_ids": torch.empty(0, 2, dtype=torch.long)}, "at least one row"),
     ],
 )
 def test_bad_calls_are_refused(call: dict[str, Any], message: str) -> None:
     model = mixed_model("llama")
     with pytest.raises(PromptError, match=message):
         model(**{"input_ids": torch.tensor([[5, 6], [7, 8]]), "prompts": "short", **call})
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "roberta", "bart"])
+def test_rows_longer_than_the_bases_table_of_positions_are_refused(architecture: str) -> None:
+    """transformers fails with an index out of range, or on a GPU with a crash of the process."""
+    task = {"gpt2": "CAUSAL_LM", "bart": "SEQ_2_SEQ_LM"}.get(architecture, "MASKED_LM")
+    model = PromptedModel(shared_base(architecture, task))
+    add_mixed(model, ("long",), num_transformer_submodules=1)
+    longest = 64 - 5 - (2 if architecture == "roberta" else 0)
+    ids = torch.full((1, longest + 1), 5)
+    call = {"decoder_input_ids": ids[:, :2]} if architecture == "bart" else {}
+    model(input_ids=ids[:, 1:], **call)
+    with pytest.raises(PromptError, match=f"{longest + 6} positions, .* base has {longest + 5}"):
+        model(input_ids=ids, **call)
 
 
 def test_a_tuple_is_returned_on_request() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from encoders.config import PromptLearningConfig
 from encoders.errors import PromptError
 from encoders.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
@@ -69,6 +70,44 @@ def test_mixed_rows_give_what_each_gives_alone(
         total = total + alone.loss * length / sum(LABEL_LENGTHS)
     assert difference(together.loss, total) < EXACT
     assert largest_difference(gradients(model, together.loss), gradients(model, total)) < EXACT
+
+
+class WordTable(torch.nn.Module):
+    """The embeddings of words as a prompt of the encoder."""
+
+    def __init__(self, base: Any, words: Tensor) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.table = torch.nn.Parameter(base.get_input_embeddings()(words)[0])
+
+    def virtual_tokens(self) -> Tensor:
+        return self.table
+
+
+@pytest.mark.parametrize("architecture", SEQ2SEQ)
+def test_a_prompt_of_words_is_those_words(architecture: str) -> None:
+    """The plain model is the oracle, in the encoder and, by a table of both, in the decoder."""
+    base = shared_base(architecture, "SEQ_2_SEQ_LM")
+    model = PromptedModel(base)
+    words, start = torch.tensor([[11, 12, 13]]), torch.tensor([[14, 15, 16]])
+    model.add_prompt("encoder", WordTable(base, words))
+    both = WordTable(base, torch.cat([words, start], 1))
+    config = PromptLearningConfig(num_virtual_tokens=3, num_transformer_submodules=2)
+    model.add_prompt("both", config, both)
+    text, target = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[20, 21]])
+    whole = torch.cat([words, text], 1)
+    call = {"input_ids": text, "decoder_input_ids": target}
+    expected = base(input_ids=whole, decoder_input_ids=target)
+    found = model(**call, prompts="encoder")
+    assert difference(found.logits, expected.logits) < EXACT
+    encoded = expected.encoder_last_hidden_state[:, 3:]
+    assert difference(found.encoder_last_hidden_state, encoded) < EXACT
+    decoded = torch.cat([start, target], 1)
+    expected = base(input_ids=whole, decoder_input_ids=decoded).logits[:, 3:]
+    assert difference(model(**call, prompts="both").logits, expected) < EXACT
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    expected = base.generate(whole, decoder_input_ids=decoded, **settings)[:, -5:]
+    assert torch.equal(model.generate(**call, prompts="both", **settings)[:, -5:], expected)
 
 
 @pytest.mark.parametrize("architecture", SEQ2SEQ)

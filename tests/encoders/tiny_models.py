@@ -67,7 +67,13 @@ _BART = ARCHITECTURES["bart"][1]
 ODD: dict[str, tuple[str, dict[str, Any]]] = {
     "mpt": (  # its attention does not say that it is causal; positions by ALiBi
         "MptConfig",
-        {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": WIDTH,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_seq_len": 64,
+        },
     ),
     "falcon": (  # one key head for all queries
         "FalconConfig",
@@ -82,6 +88,7 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
         "DistilBertConfig",
         {"vocab_size": VOCABULARY, "dim": WIDTH, "hidden_dim": 64, "n_layers": 2, "n_heads": 4},
     ),
+    "pegasus": ("PegasusConfig", _BART),  # scales the embeddings of token ids alone
     "m2m100": ("M2M100Config", {**_BART, "pad_token_id": 1}),  # positions cannot be given to it
 }
 ARCHITECTURES |= ODD
@@ -121,7 +128,9 @@ def make_base(architecture: str, task: str = "CAUSAL_LM", **changes: Any) -> Any
     import transformers
 
     kind, arguments = ARCHITECTURES[architecture]
-    tied = {"tie_word_embeddings": architecture in SEQ2SEQ}  # a tied decoder repeats its last token
+    tied = {
+        "tie_word_embeddings": architecture not in CAUSAL
+    }  # a tied decoder repeats its last token
     arguments = {"pad_token_id": 0, **arguments, **tied, **changes}
     config = getattr(transformers, kind)(**arguments)
     with torch.random.fork_rng(devices=[]):
