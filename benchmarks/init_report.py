@@ -100,18 +100,17 @@ class InitReport:
         steps = f"{self.num_steps} steps" if self.num_steps else "the spec's steps"
         machine = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
         texts = "; ".join(f"{task}: `{text}`" for task, text in facts["texts"].items())
-        return [
-            f"- Medians over {seeds} seeds; each spec's own encoder, learning rate and schedule, "
-            f"over {steps}. Losses are of training, averaged over {WINDOW} steps; under every "
-            "start of a task and seed the weights of the encoder and the batches are the same.",
-            "- random: the encoder alone. random, scaled: its output multiplied to the base's "
-            f"embedding scale ({facts['scale']:.3f}), no anchor. The others are AnchoredPrompt. "
-            "mean of others: the mean of the other tasks' prompts, trained from random.",
-            f"- text: the candidate answers, cut to the prompt's length. {texts}.",
-            f"- Base: {facts['base']}. All runs packed in one process: {self.seconds / 60:.0f} min.",
-            f"- Machine: {machine}; other processes used {facts['cores_of_others']:.2f} cores on "
-            "average (figures here count steps, not seconds).",
-        ]
+        return f"""\
+- Medians over {seeds} seeds; each spec's own encoder, learning rate and schedule, over {steps}.
+  Losses are of training, averaged over {WINDOW} steps. Under every start of a task and seed the
+  weights of the encoder and the batches are the same.
+- random: the encoder alone. random, scaled: its output multiplied to the base's embedding scale
+  ({facts["scale"]:.3f}), no anchor. The others are AnchoredPrompt. mean of others: the mean of the
+  other tasks' prompts of the same seed, trained from random.
+- text: the candidate answers, cut to the prompt's length. {texts}.
+- Base: {facts["base"]}. All runs packed in one process: {self.seconds / 60:.0f} min.
+- Machine: {machine}; other processes used {facts["cores_of_others"]:.2f} cores on average (figures
+  here count steps, not seconds).""".splitlines()
 
 
 def _median(values: Iterable[float]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from encoders.context_cache import CacheBudget, ContextCache
@@ -85,6 +84,7 @@ class InitRuns:
     ) -> dict[Key, TaskTrainer]:
         trainers = {key: self._trainer(key, steps, tables.get(key)) for key in keys}
         runs = [TaskRun(trainer.spec.task, trainer) for trainer in trainers.values()]
+        print(f"training {len(runs)} prompts together", flush=True)
         cache = ContextCache(self._base.model, CacheBudget(CACHE_BYTES))
         passes = RankPasses(self._base, cache, MAX_POSITIONS)
         RankLoop(self._base, passes, runs, _ignore, _ignore).run()

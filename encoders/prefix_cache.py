@@ -32,7 +32,9 @@ class PrefixStates:
         self._is_inner = is_prefix[:, None, :, None] if bool(is_prefix.any()) else None
         rows = slot_rows if self._is_inner is not None else slot_rows[:, :num_leading]
         table = torch.cat([torch.zeros_like(table[:1]), table])
-        found = table.index_select(0, rows.flatten()).view(*rows.shape, -1, *table.shape[3:])
+        found = table.index_select(0, rows.flatten()).view(
+            *rows.shape, 2 * self.num_layers, *table.shape[3:]
+        )
         # keys and values [B, G, slots, d] of every layer in turn
         self._states = found.permute(2, 0, 3, 1, 4).unbind(0)
         self._seen: set[int] = set()

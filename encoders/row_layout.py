@@ -73,11 +73,16 @@ class RowLayout:
 
         Padding gets `fill`. With `with_virtual` virtual positions come first: [B, V + T, ...].
         """
-        slots = self._output_slots(with_virtual).to(states.device)
-        index = (slots - self.num_leading).clamp(0, states.shape[1] - 1)
+        slots = self._output_slots(with_virtual).to(states.device) - self.num_leading
+        first, length = int(slots[0, 0]), slots.shape[1]
+        in_order = torch.arange(first, first + length).to(slots)
+        if first + length <= states.shape[1] and bool((slots == in_order).all()):
+            return states.narrow(1, first, length)  # logits are large: no copy without need
+        index = slots.clamp(0, states.shape[1] - 1)
         rows = torch.arange(len(index), device=states.device).unsqueeze(1)
-        is_nowhere = (slots == self.num_slots).view(*slots.shape, *[1] * (states.dim() - 2))
-        return states[rows, index].masked_fill(is_nowhere, fill)
+        is_nowhere = slots == self.num_slots - self.num_leading
+        is_nowhere = is_nowhere.view(*slots.shape, *[1] * (states.dim() - 2))
+        return states[rows, index].masked_fill_(is_nowhere, fill)
 
     def take_keys(self, weights: Tensor, with_virtual: bool = False) -> Tensor:
         """As `take`, of the keys of attention weights [B, heads, queries, L]."""

@@ -41,6 +41,8 @@ def copy_heads(
             f"{type(base).__name__} has no head for {task_type}: load the base with one"
         )
     names = [name for name in children if name.endswith((*own, *saved))]
+    if any(each.numel() == 0 for name in names for each in children[name].parameters()):
+        raise PromptError(f"the base is sharded: attach prompts with {names} before it is")
     heads = nn.ModuleDict({name: copy.deepcopy(children[name]) for name in names})
     heads.requires_grad_(True)
     if num_labels is not None:

@@ -102,6 +102,17 @@ def test_what_is_placed_can_be_taken_back(rows: list[Row], alignment: Alignment)
     assert torch.equal(taken[..., 0], values.masked_fill(~mask, -1).float())
 
 
+def test_one_position_of_padding_at_the_right_holds_the_fill() -> None:
+    layout = laid_out([([True, True, False], 0, 0)], Alignment.LEFT)
+    assert layout.take(torch.tensor([[[5.0], [6.0]]]), -1.0)[..., 0].tolist() == [[5, 6, -1]]
+
+
+def test_what_stands_in_order_is_not_copied() -> None:
+    layout = laid_out([([True, True], 1, 0), ([True, True], 1, 0)], Alignment.LEFT)
+    states = torch.randn(2, 3, 4)
+    assert layout.take(states).data_ptr() == states[:, 1:].data_ptr()
+
+
 def test_virtual_positions_are_taken_before_the_inputs() -> None:
     layout = laid_out([([False, True, True], 2, 0), ([True, True, True], 1, 0)], Alignment.LEFT)
     slots = torch.arange(8.0).view(2, 4, 1)

@@ -124,6 +124,13 @@ def test_labels_where_there_are_none_are_refused() -> None:
         copy_heads(shared_base("llama", "SEQ_CLS"), TaskType.SEQ_CLS, num_labels=0)
 
 
+def test_a_head_of_a_sharded_base_is_not_copied_empty() -> None:
+    base = make_base("llama", "SEQ_CLS")
+    base.score.weight.data = torch.empty(0)
+    with pytest.raises(PromptError, match="sharded: attach prompts with .*'score'.* before"):
+        copy_heads(base, TaskType.SEQ_CLS)
+
+
 def test_unknown_modules_to_save_are_refused() -> None:
     with pytest.raises(PromptError, match="names 'head', but the base's are model, score"):
         copy_heads(shared_base("llama", "SEQ_CLS"), TaskType.SEQ_CLS, ["head"])

@@ -174,3 +174,10 @@ def test_held_out_rows_that_were_trained_on_are_warned_about(tutti: Tutti, tasks
     (warning,) = submitted.warnings
     assert warning.startswith("3 of 5 eval rows also stand in the training data")
     assert "colour.eval.jsonl:3" in warning
+
+
+def test_a_spec_with_a_start_becomes_a_job_that_keeps_it(tutti: Tutti, tasks: Path) -> None:
+    encoder = {"type": "mlp", "hidden_size": 16, "init": {"from": "text", "text": "red or blue"}}
+    (submitted,) = tutti.submit([write_task(tasks, "colour", encoder=encoder)])
+    stored = tutti.job(submitted.job.id).submission.spec.encoder
+    assert stored.model_dump(mode="json", exclude={"num_layers", "dropout"}) == encoder
