@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.peft_loop import VARIANTS, PeftLoop, PeftVariant
 from benchmarks.tutti_loop import TuttiLoop
 from benchmarks.workload import BenchmarkTask, Workload
-from encoders.packed_model import PackedModel
+from encoders.packed.packed_model import PackedModel
 
 MAX_RELATIVE_ERROR = 1e-4
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from encoders.context_cache import CacheBudget, ContextCache
-from encoders.prompt_init import embedding_scale, mean_of_prompts
-from encoders.tokenization import TextTokenizer
+from encoders.modules.prompt_init import embedding_scale, mean_of_prompts
+from encoders.packed.context_cache import CacheBudget, ContextCache
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.dataset import read_dataset
 from orchestrator.domain.spec_file import read_spec
 from orchestrator.domain.task_spec import InitSpec, TaskSpec

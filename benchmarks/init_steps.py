@@ -15,8 +15,8 @@ from benchmarks.init_report import InitReport
 from benchmarks.init_runs import InitRuns
 from benchmarks.machine import BusyMeter, describe_machine
 from benchmarks.train_step import base_name
-from encoders.packed_model import PackedModel
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packed_model import PackedModel
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.bases.quiet_transformers import quiet_transformers
 from orchestrator.domain.errors import TuttiError
 from orchestrator.training.sharded_base import ShardedBase

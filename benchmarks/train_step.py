@@ -15,7 +15,7 @@ from benchmarks.comparison import MAX_RELATIVE_ERROR, Result, Sides, fastest
 from benchmarks.machine import BusyMeter, describe_machine, load_average
 from benchmarks.report import Report
 from benchmarks.workload import Workload, make_tasks
-from encoders.packed_model import PackedModel
+from encoders.packed.packed_model import PackedModel
 from orchestrator.bases.quiet_transformers import quiet_transformers
 from orchestrator.domain.errors import TuttiError
 from orchestrator.training.worker import MAX_POSITIONS

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import BenchmarkTask, Workload
-from encoders.packed_model import PackedModel
-from encoders.packing import PackedBatch, PackedRow, pack, split_by_budget
-from encoders.scoring import label_log_probs
+from encoders.packed.packed_model import PackedModel
+from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packed.scoring import label_log_probs
 from orchestrator.domain.task_spec import DataSpec, EncoderSpec, TaskSpec, TrainingSpec
 from orchestrator.training.task_data import TaskData
 from orchestrator.training.task_trainer import TaskTrainer

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from encoders.errors import ConfigError, WeightsError
 from encoders.field_checks import check_fields, checked_table_shape, member_of
-from encoders.untrusted_file import read_json
+from encoders.files.untrusted_file import read_json
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # the version whose file format is written

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orchestrator.artifacts.durable_file import make_folder
+from encoders.files.durable_file import make_folder
 from orchestrator.bootstrap import Parts, gang_log
 from orchestrator.domain.base_model import BaseModelRecord
 from orchestrator.domain.errors import InvalidInput, UnknownName

@@ -17,7 +17,7 @@ from orchestrator.domain.spec_file import read_spec
 from orchestrator.domain.task_spec import TaskSpec
 
 if TYPE_CHECKING:
-    from encoders.tokenization import TextTokenizer
+    from encoders.text.tokenization import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,6 @@ def _overlap_warnings(spec: TaskSpec, datasets: Mapping[str, Dataset]) -> tuple[
 
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> "TextTokenizer":
-    from encoders.tokenization import TextTokenizer
+    from encoders.text.tokenization import TextTokenizer
 
     return TextTokenizer.load(folder)

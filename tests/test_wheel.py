@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.registry import migrate
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -40,5 +42,5 @@ def test_installed_wheel_upgrades_a_database(wheel: Path, tmp_path: Path) -> Non
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "0001"
+    assert done.stdout.strip() == migrate.head()
     assert (tmp_path / "home/tutti.db").is_file()

@@ -71,8 +71,8 @@ def write_task(folder: Path, task: str, *, base: str = "tiny", **changes: object
 
 def keeps_row_bits() -> bool:
     """Whether this machine's matrix kernels give a row the same bits whatever stands beside it,
-    from encoders.packing.MIN_POSITIONS rows up. Where they do not, results agree to rounding."""
-    from encoders.packing import MIN_POSITIONS
+    from MIN_POSITIONS rows up. Where they do not, results agree to rounding."""
+    from encoders.packed.packing import MIN_POSITIONS
 
     generator = torch.Generator().manual_seed(0)
     for size in (16, 64, 128):

@@ -15,12 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from orchestrator.artifacts.durable_file import (
-    CHUNK_BYTES,
-    read_chunks,
-    sweep_parts,
-    write_durably,
-)
+from encoders.files.durable_file import write_durably
+from orchestrator.artifacts.local_file import CHUNK_BYTES, read_chunks, sweep_parts
 from orchestrator.artifacts.object_file import write_object
 from orchestrator.domain.digest import digest_bytes, digest_file, short
 from orchestrator.domain.errors import IntegrityError, InvalidInput, TuttiError

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.artifacts.durable_file import PART_SUFFIX
+from encoders.files.durable_file import PART_SUFFIX
 
 
 def write_object(fs: Any, path: str, chunks: Iterable[bytes]) -> None:

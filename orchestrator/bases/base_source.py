@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.artifacts.durable_file import fsync_folder
+from encoders.files.durable_file import fsync_folder
 from orchestrator.bases.gguf import convert_gguf, find_gguf
 from orchestrator.bases.model_folder import ModelFolder, read_model_folder
 from orchestrator.domain.digest import digest_file, digest_json

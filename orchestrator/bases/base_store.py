@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from orchestrator.artifacts.durable_file import fsync_folder, make_folder
+from encoders.files.durable_file import fsync_folder, make_folder
 from orchestrator.bases.base_source import BaseSource, digest_files
 from orchestrator.bases.manifest import ADD_AGAIN, MANIFEST, Manifest
 from orchestrator.bases.model_check import check_model

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.artifacts.durable_file import write_durably
+from encoders.files.durable_file import write_durably
 from orchestrator.domain.base_model import BaseModelRecord
 from orchestrator.domain.errors import IntegrityError
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from encoders.errors import TemplateError
-from encoders.template import Template
+from encoders.text.template import Template
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gate import Gate
 
@@ -76,7 +76,7 @@ class DataSpec(_Part):
     `max_length` is the most tokens a row may have, virtual tokens and answer counted (default: the
     base's context length). A longer row is an error, unless `truncate` names a field of the
     template: its last tokens are dropped until the row fits, in training and in inference alike
-    (encoders/row_encoder.py).
+    (encoders/text/row_encoder.py).
     """
 
     train: str

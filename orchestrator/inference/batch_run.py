@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.durable_file import write_durably
+from encoders.files.durable_file import write_durably
 from orchestrator.domain.digest import digest_file
 from orchestrator.domain.errors import InvalidInput, UnknownName
 from orchestrator.domain.prompt_version import PromptRef, PromptVersion

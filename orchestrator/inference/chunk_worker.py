@@ -121,8 +121,8 @@ class ChunkWorker:
     def _load(self, fingerprint: str) -> Any:
         import torch
 
-        from encoders.packed_model import PackedModel
-        from encoders.tokenization import TextTokenizer
+        from encoders.packed.packed_model import PackedModel
+        from encoders.text.tokenization import TextTokenizer
         from orchestrator.inference.predictor import Predictor
         from orchestrator.inference.served_prompt import ServedPrompt
 

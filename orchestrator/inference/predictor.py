@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoders.packed_model import PackedModel
-from encoders.packing import PackedBatch, PackedRow, pack, split_by_budget
-from encoders.scoring import rank_answers
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packed_model import PackedModel
+from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packed.scoring import rank_answers
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.inference.served_prompt import ServedPrompt
 
 MAX_POSITIONS = 2048  # of one forward pass

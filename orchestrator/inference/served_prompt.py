@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from encoders.chat_markup import ChatMarkup
 from encoders.errors import TemplateError, WeightsError
-from encoders.row_encoder import RowEncoder
-from encoders.template import Template
-from encoders.tokenization import TextTokenizer
-from encoders.weights_file import load_tensors
+from encoders.files.weights_file import load_tensors
+from encoders.text.chat_markup import ChatMarkup
+from encoders.text.row_encoder import RowEncoder
+from encoders.text.template import Template
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.errors import IntegrityError, InvalidData
 from orchestrator.domain.prompt_version import PromptVersion

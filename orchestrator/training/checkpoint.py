@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from encoders.errors import WeightsError
-from encoders.state_tree import flatten_state, restore_state
-from encoders.weights_file import WeightsFile, dump_tensors
+from encoders.files.state_tree import flatten_state, restore_state
+from encoders.files.weights_file import WeightsFile, dump_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.gang import GangEvent, TaskCheckpointed
 from orchestrator.training.task_run import TaskRun

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoders.packing import PackedBatch, PackedRow
-from encoders.scoring import greedy_matches, label_log_probs, rank_answers
+from encoders.packed.packing import PackedBatch, PackedRow
+from encoders.packed.scoring import greedy_matches, label_log_probs, rank_answers
 from orchestrator.domain.task_spec import Metric
 from orchestrator.training.task_data import Example, ranking_rows, training_rows
 

@@ -5,11 +5,11 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from encoders.anchored_prompt import AnchoredPrompt
 from encoders.config import PromptEncoderConfig, PromptTuningConfig
-from encoders.prompt_embedding import PromptEmbedding
-from encoders.prompt_encoder import PromptEncoder
-from encoders.prompt_init import fit_table
+from encoders.modules.anchored_prompt import AnchoredPrompt
+from encoders.modules.prompt_embedding import PromptEmbedding
+from encoders.modules.prompt_encoder import PromptEncoder
+from encoders.modules.prompt_init import fit_table
 from orchestrator.domain.task_spec import EncoderSpec
 from orchestrator.training.prompt_start import PromptStart
 

@@ -11,8 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from encoders.prompt_init import embedding_scale, sampled_tokens, token_table
-from encoders.tokenization import TextTokenizer
+from encoders.modules.prompt_init import embedding_scale, sampled_tokens, token_table
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.errors import InvalidData
 from orchestrator.domain.task_spec import TaskSpec
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from encoders.packing import PackedBatch
-from encoders.scoring import label_log_probs
+from encoders.packed.packing import PackedBatch
+from encoders.packed.scoring import label_log_probs
 from orchestrator.domain.gang import GangEvent, TaskFailed
 from orchestrator.training.evaluation import Evaluation, Score
 from orchestrator.training.rank_passes import RankPasses

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from encoders.context_cache import ContextCache
-from encoders.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packed.context_cache import ContextCache
+from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
 from orchestrator.training.sharded_base import ShardedBase
 
 Take = Callable[[int, Tensor, PackedBatch], None]

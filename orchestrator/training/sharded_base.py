@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from encoders.packed_model import PackedModel
-from encoders.packing import PackedBatch, PackedRow, pack
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packed_model import PackedModel
+from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.text.tokenization import TextTokenizer
 
 IDLE = "idle"
 LARGEST_WHOLE_PARAMETER = 10_000  # elements; norms and biases are not worth a collective call

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from encoders.chat_markup import ChatMarkup
 from encoders.errors import TemplateError
-from encoders.packing import PackedRow
-from encoders.row_encoder import RowEncoder
-from encoders.template import Template
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packing import PackedRow
+from encoders.text.chat_markup import ChatMarkup
+from encoders.text.row_encoder import RowEncoder
+from encoders.text.template import Template
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.dataset import Dataset
 from orchestrator.domain.errors import InvalidData
 from orchestrator.domain.task_spec import TaskSpec

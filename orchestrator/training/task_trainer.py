@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.packing import PackedRow
+from encoders.packed.packing import PackedRow
 from orchestrator.domain.task_spec import TaskSpec, TrainingSpec
 from orchestrator.training.evaluation import Score
 from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of

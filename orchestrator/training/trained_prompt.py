@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from encoders.weights_file import dump_tensors
+from encoders.files.weights_file import dump_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.gang import TaskOrder
 from orchestrator.domain.prompt_version import Lineage, TrainedPrompt

@@ -74,8 +74,8 @@ def run_worker(config: WorkerConfig) -> None:
 def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
     import ray
 
-    from encoders.context_cache import CacheBudget, ContextCache
-    from encoders.tokenization import TextTokenizer
+    from encoders.packed.context_cache import CacheBudget, ContextCache
+    from encoders.text.tokenization import TextTokenizer
     from orchestrator.training.checkpoint import Checkpointer
     from orchestrator.training.rank_loop import RankLoop
     from orchestrator.training.rank_passes import RankPasses

@@ -47,7 +47,7 @@ def test_neither_ray_nor_deepspeed_is_heard(trained: Trained) -> None:
 
 
 def test_artifacts_are_stored_by_digest_and_hold_the_weights(trained: Trained) -> None:
-    from encoders.weights_file import load_tensors
+    from encoders.files.weights_file import load_tensors
     from orchestrator.artifacts.artifact_store import ArtifactStore
 
     store = ArtifactStore(str(trained.home.folder / "artifacts"))

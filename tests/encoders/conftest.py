@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.packed_attention import PACKED
-from encoders.packed_model import PackedModel
-from encoders.packing import PackedRow
+from encoders.packed.packed_attention import PACKED
+from encoders.packed.packed_model import PackedModel
+from encoders.packed.packing import PackedRow
 from tests.tiny import make_tiny_base
 
 WIDTH = 32

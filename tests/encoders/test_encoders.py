@@ -18,7 +18,7 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_importing_encoders_imports_nothing_heavy() -> None:
-    assert not modules_after("import encoders, encoders.template").intersection(HEAVY)
+    assert not modules_after("import encoders, encoders.text.template").intersection(HEAVY)
 
 
 def test_using_encoders_needs_torch_and_transformers_alone() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from encoders.config import CONFIG_CLASSES, PeftType, PromptLearningConfig
-from encoders.prompted_model import PromptedModel
+from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.conftest import ARCHITECTURES as DECODERS
 from tests.encoders.conftest import VOCABULARY, WIDTH
 

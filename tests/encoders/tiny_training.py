@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from encoders.config import PromptEncoderConfig
-from encoders.prompt_encoder import PromptEncoder
-from encoders.training_state import load_training_state, save_training_state
+from encoders.formats.training_state import load_training_state, save_training_state
+from encoders.modules.prompt_encoder import PromptEncoder
 
 ROWS, BATCH, WIDTH, VIRTUAL = 10, 3, 6, 4
 OPTIMIZERS: dict[str, Any] = {

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from encoders.tokenization import TextTokenizer
-from encoders.weights_file import dump_tensors
+from encoders.files.weights_file import dump_tensors
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.prompt_version import Lineage, PromptVersion, TrainedPrompt
 from tests.tiny import make_tiny_base

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from encoders.packed_model import PackedModel
-from encoders.packing import PackedRow, pack
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packed_model import PackedModel
+from encoders.packed.packing import PackedRow, pack
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.inference import predictor as predictor_module
 from orchestrator.inference.predictor import Predictor, Query

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from encoders.tokenization import TextTokenizer
-from encoders.weights_file import dump_tensors
+from encoders.files.weights_file import dump_tensors
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.errors import IntegrityError, InvalidData

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from encoders.context_cache import CacheBudget, ContextCache
-from encoders.packed_model import PackedModel
-from encoders.tokenization import TextTokenizer
+from encoders.packed.context_cache import CacheBudget, ContextCache
+from encoders.packed.packed_model import PackedModel
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.dataset import Dataset, parse_dataset
 from orchestrator.domain.gang import GangEvent
 from orchestrator.domain.task_spec import TaskSpec

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from encoders.packing import PackedRow, pack, split_by_budget
-from encoders.tokenization import TextTokenizer
+from encoders.packed.packing import PackedRow, pack, split_by_budget
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.task_spec import Metric
 from orchestrator.training.evaluation import Evaluation, Score
 from orchestrator.training.sharded_base import ShardedBase

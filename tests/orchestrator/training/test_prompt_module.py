@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from encoders.anchored_prompt import AnchoredPrompt
 from encoders.config import PromptEncoderConfig
 from encoders.errors import EncoderError
-from encoders.prompt_embedding import PromptEmbedding
-from encoders.prompt_encoder import PromptEncoder
+from encoders.modules.anchored_prompt import AnchoredPrompt
+from encoders.modules.prompt_embedding import PromptEmbedding
+from encoders.modules.prompt_encoder import PromptEncoder
 from orchestrator.domain.task_spec import EncoderSpec
 from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
 from orchestrator.training.prompt_start import PromptStart

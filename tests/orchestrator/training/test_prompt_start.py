@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoders.prompt_init import embedding_scale
-from encoders.tokenization import TextTokenizer
+from encoders.modules.prompt_init import embedding_scale
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.errors import InvalidData
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.training.prompt_start import look_up_starts, start_tokens

@@ -1,6 +1,6 @@
 import torch
 
-from encoders.packing import PackedRow, pack
+from encoders.packed.packing import PackedRow, pack
 from orchestrator.training.sharded_base import ShardedBase
 
 

@@ -1,8 +1,8 @@
 import pytest
 from transformers import ByT5Tokenizer
 
-from encoders.chat_markup import ChatMarkup
-from encoders.tokenization import TextTokenizer
+from encoders.text.chat_markup import ChatMarkup
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.errors import InvalidData
 from orchestrator.training.task_data import (
     Example,

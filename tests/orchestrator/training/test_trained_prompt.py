@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer
 
-from encoders.tokenization import TextTokenizer
-from encoders.weights_file import load_tensors
+from encoders.files.weights_file import load_tensors
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gang import TaskOrder

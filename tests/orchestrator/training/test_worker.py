@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from encoders.tokenization import TextTokenizer
+from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gang import GangOrder, TaskFailed, TaskOrder

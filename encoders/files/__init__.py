@@ -1,0 +1,1 @@
+"""Bytes that somebody else may have written, read with care; bytes of ours, written durably."""

@@ -1,0 +1,1 @@
+"""What prompts are kept in: adapter folders, training states, and exports for serving."""

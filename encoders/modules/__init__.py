@@ -1,0 +1,1 @@
+"""Modules that emit virtual tokens: PEFT's, NeMo's, and prompts that start at given tokens."""

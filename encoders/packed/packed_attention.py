@@ -1,0 +1,124 @@
+"""Attention over packed batches, registered with transformers under the name `tutti_packed`.
+
+Runs on unmodified transformers models: a model loaded with `attn_implementation="tutti_packed"`
+takes `packed_layout=` in its forward call, and every attention layer hands it on to here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from encoders.errors import PackingError
+from encoders.packed.attention_layout import AttentionLayout, Bucket
+
+PACKED = "tutti_packed"
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """One layer's cached `key` and `value` [C, G, d], rotated as the layer attends to them."""
+
+    key: Tensor
+    value: Tensor
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    packed_layout: AttentionLayout | None = None,
+    packed_cache: Sequence[LayerStates] | None = None,
+    packed_record: dict[int, LayerStates] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within `packed_layout`. query [1, H, N, d], key and value [1, G, N, d] with G
+    dividing H. Returns [1, N, H, d]. Raises PackingError for what it cannot do exactly.
+
+    `packed_cache` holds every layer's cached states; `packed_record` takes this layer's new ones.
+    """
+    if packed_layout is None:
+        raise PackingError("this base does not hand the packed layout on to its attention")
+    if softcap is not None:
+        raise PackingError("this base caps its attention scores; it cannot be run packed")
+    if kwargs.get("s_aux") is not None:
+        raise PackingError("this base has attention sinks; it cannot be run packed")
+    if sliding_window is not None and packed_layout.max_length > sliding_window:
+        raise PackingError(
+            f"a row has {packed_layout.max_length} positions, more than the base's sliding "
+            f"window of {sliding_window}; shorten the row"
+        )
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, heads, d]
+    new = LayerStates(k, v)
+    if packed_record is not None:
+        packed_record[_layer(module)] = LayerStates(k.contiguous(), v.contiguous())
+    cache = packed_cache[_layer(module)] if packed_cache else None
+    parts = [_attend(q, new, cache, each, scaling, dropout) for each in packed_layout.buckets]
+    return torch.cat(parts).index_select(0, packed_layout.restore).unsqueeze(0), None
+
+
+def _layer(module: nn.Module) -> int:
+    layer = getattr(module, "layer_idx", None)
+    if not isinstance(layer, int):
+        raise PackingError("this base does not number its attention layers; texts cannot be cached")
+    return layer
+
+
+def _attend(
+    query: Tensor,
+    new: LayerStates,
+    cache: LayerStates | None,
+    bucket: Bucket,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attention of one bucket: [B*Q, H, d].
+
+    The r queries that share a key head are laid behind each other, so that keys and values are
+    never repeated: [B, G, r*Q, d] against [B, G, C+K, d].
+    """
+    num_rows, num_queries = bucket.query.shape
+    num_groups, head_dim = new.key.shape[1:]
+    repeats = query.shape[1] // num_groups
+    q = query.index_select(0, bucket.query.flatten())
+    q = q.view(num_rows, num_queries, num_groups, repeats, head_dim).permute(0, 2, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(
+        q.reshape(num_rows, num_groups, repeats * num_queries, head_dim),
+        _gather(new.key, cache.key if cache else None, bucket),
+        _gather(new.value, cache.value if cache else None, bucket),
+        attn_mask=bucket.mask.repeat(1, 1, repeats, 1),
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    attended = attended.view(num_rows, num_groups, repeats, num_queries, -1)
+    return attended.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+
+
+def _gather(new: Tensor, cached: Tensor | None, bucket: Bucket) -> Tensor:
+    """A bucket's keys or values [B, G, C+K, d], from new [N, G, d] and cached [C', G, d]."""
+    own = new.index_select(0, bucket.key.flatten()).view(*bucket.key.shape, *new.shape[1:])
+    if bucket.cached.shape[1]:
+        assert cached is not None, "the layout has cached segments, but no states came with it"
+        index = bucket.cached
+        before = cached.index_select(0, index.flatten()).view(*index.shape, *cached.shape[1:])
+        own = torch.cat([before.to(own.dtype), own], dim=1)
+    return own.transpose(1, 2)
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The layout says who attends to whom; transformers builds no mask."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)
