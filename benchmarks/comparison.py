@@ -97,11 +97,11 @@ class Sides:
     def compare(self, tasks: Sequence[BenchmarkTask], variant: PeftVariant, repeats: int) -> Result:
         """Check the first step, which also warms up; then time `repeats` steps of each in turn."""
         tutti, peft = self._open(tasks, variant)
-        agreement = _agreement(tutti, peft, tasks)
+        found = agreement(tutti, peft, tasks)
         timings = Timing(), Timing()
-        if agreement.is_exact:
+        if found.is_exact:
             _measure_in_turn(zip(timings, (tutti, peft), strict=True), repeats)
-        return Result(len(tasks), agreement, *timings)
+        return Result(len(tasks), found, *timings)
 
     def time_variants(
         self, tasks: Sequence[BenchmarkTask], repeats: int
@@ -133,7 +133,7 @@ def _measure_in_turn(pairs: Iterable[tuple[Timing, Loop]], repeats: int) -> None
             timing.measure(loop)
 
 
-def _agreement(tutti: Loop, peft: Loop, tasks: Sequence[BenchmarkTask]) -> Agreement:
+def agreement(tutti: Loop, peft: Loop, tasks: Sequence[BenchmarkTask]) -> Agreement:
     """Take the first step of both and compare every task's loss and gradients."""
     ours, theirs = tutti.step(), peft.step()
     loss_error = max(abs(ours[name] - theirs[name]) / abs(theirs[name]) for name in theirs)

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def main() -> int:
 
 def _measure(folder: Path, arguments: argparse.Namespace) -> Report | None:
     """All comparisons; None as soon as one of them is not exact."""
-    sides = _load(folder, _workload(arguments), arguments.max_positions)
+    sides = Sides(*load_bases(folder), _workload(arguments), arguments.max_positions)
     vocab_size = sides.peft_base.config.vocab_size
     tasks = make_tasks(sides.workload, max(arguments.tasks), vocab_size)
     before, meter = load_average(), BusyMeter.start()
@@ -62,13 +63,14 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> Report | None:
     )  # fmt: skip
 
 
-def _load(folder: Path, workload: Workload, max_positions: int) -> Sides:
+def load_bases(folder: Path) -> tuple[PackedModel, Any]:
+    """The base twice: as Tutti runs it, and as PEFT gets it."""
     with quiet_transformers() as transformers:
         packed = PackedModel.load(folder)
         base = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
-    return Sides(packed, base, workload, max_positions)
+    return packed, base
 
 
 def _tell(result: Result) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import BenchmarkTask, Workload
+from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
 from encoders.packed.scoring import label_log_probs
@@ -19,7 +20,10 @@ from orchestrator.training.task_trainer import TaskTrainer
 
 
 class TuttiLoop:
-    """Trains all tasks at once; a forward pass takes at most `max_positions` of unshared rows."""
+    """Trains all tasks at once; a forward pass takes at most `max_positions` of unshared rows.
+
+    With a `cache` the texts before prompts are computed in the step that first needs them.
+    """
 
     def __init__(
         self,
@@ -27,8 +31,9 @@ class TuttiLoop:
         tasks: Sequence[BenchmarkTask],
         workload: Workload,
         max_positions: int,
+        cache: ContextCache | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._cache = model, cache or ContextCache(model, CacheBudget(0))
         self._max_positions = max_positions
         self._trainers = {task.name: _trainer(task, workload, model.token_dim) for task in tasks}
         self.num_positions = 0
@@ -45,7 +50,9 @@ class TuttiLoop:
         }
         losses = dict.fromkeys(begun, 0.0)
         self.num_positions = self.num_passes = 0
-        for run in split_by_budget(rows, self._max_positions):
+        for texts in self._cache.missing(rows, self._max_positions):
+            self._cache.compute(texts)
+        for run in split_by_budget(rows, self._max_positions, self._cache):
             self._backward(run, leaves, num_labels, losses)
         for name, trainer in self._trainers.items():
             trainer.end_step(leaves[name], losses[name])
@@ -58,8 +65,9 @@ class TuttiLoop:
         num_labels: Mapping[str, int],
         losses: dict[str, float],
     ) -> None:
-        batch = pack(rows, {name: leaf.shape[0] for name, leaf in leaves.items()})
-        per_label = -label_log_probs(self._model.logits(batch, leaves), batch)
+        batch = pack(rows, {name: leaf.shape[0] for name, leaf in leaves.items()}, self._cache)
+        logits = self._model.logits(batch, leaves, self._cache.layers(batch))
+        per_label = -label_log_probs(logits, batch)
         names = [row.prompt or "" for row in rows]
         weight = torch.tensor([1.0 / num_labels[name] for name in names])
         weighted = per_label * weight[batch.answer_row[batch.label_answer]]

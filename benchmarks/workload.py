@@ -13,7 +13,8 @@ from orchestrator.training.task_data import Example
 
 @dataclass(frozen=True)
 class Workload:
-    """The shape of every task: "prompt first", B rows a step, an MLP encoder."""
+    """The shape of every task: B rows a step, an MLP encoder, the prompt before the text or (not in
+    PEFT) after it."""
 
     num_virtual_tokens: int = 20
     batch_size: int = 8
@@ -24,6 +25,7 @@ class Workload:
     hidden_size: int = 128
     learning_rate: float = 1e-2
     seed: int = 0
+    prompt_last: bool = False
 
     @property
     def virtual_ids(self) -> tuple[int, ...]:
@@ -56,8 +58,12 @@ def _make_task(workload: Workload, number: int, vocab_size: int) -> BenchmarkTas
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(vocab_size, (count,), generator=random).tolist())
 
+    def context(text: tuple[int, ...]) -> tuple[int, ...]:
+        virtual = workload.virtual_ids
+        return text + virtual if workload.prompt_last else virtual + text
+
     examples = [
-        Example(workload.virtual_ids + tokens(length), tokens(workload.answer_length), 0)
+        Example(context(tokens(length)), tokens(workload.answer_length), 0)
         for length in _text_lengths(workload, random)
     ]
     return BenchmarkTask(f"task-{number}", seed, tuple(examples))

@@ -43,7 +43,7 @@ class ContextCache:
         self._states: dict[Text, Tensor] = {}  # [layers, 2, T, G, d]
         self.memory_bytes = 0
         self.disk_bytes = 0
-        self.is_full = False
+        self.is_full = budget.memory_bytes + budget.disk_bytes == 0
 
     def __contains__(self, text: object) -> bool:
         return text in self._states
