@@ -128,17 +128,25 @@ def _markdown(facts: dict[str, Any]) -> str:
     shape, lengths = facts["workload"], facts["text_lengths"]
     machine = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
     notes = (
-        f"Medians of {len(facts['seconds']['PEFT'])} rounds, sides in turn; in brackets the "
-        "fastest and the slowest.",
-        f"{facts['num_tasks']} tasks of {shape['batch_size']} rows a step, an epoch a step; "
-        f"{shape['num_virtual_tokens']} virtual tokens after texts of "
-        f"{sum(lengths) / len(lengths):.0f} tokens on average ({min(lengths)} to {max(lengths)}), "
-        f"answers of {shape['answer_length']}; fp32.",
-        f"Cached against packed: relative error of losses {facts['loss_error']:.1e}, of gradients "
-        f"{facts['gradient_error']:.1e}. PEFT has its prompt first: another template, as many "
-        "tokens.",
-        f"Base: {facts['base']}. Machine: {machine}; other processes used "
-        f"{facts['cores_of_others']:.2f} cores.",
+        (
+            f"Medians of {len(facts['seconds']['PEFT'])} rounds, sides in turn; in brackets the "
+            "fastest and the slowest."
+        ),
+        (
+            f"{facts['num_tasks']} tasks of {shape['batch_size']} rows a step, an epoch a step; "
+            f"{shape['num_virtual_tokens']} virtual tokens after texts of "
+            f"{sum(lengths) / len(lengths):.0f} tokens on average ({min(lengths)} to {max(lengths)}), "
+            f"answers of {shape['answer_length']}; fp32."
+        ),
+        (
+            f"Cached against packed: relative error of losses {facts['loss_error']:.1e}, of gradients "
+            f"{facts['gradient_error']:.1e}. PEFT has its prompt first: another template, as many "
+            "tokens."
+        ),
+        (
+            f"Base: {facts['base']}. Machine: {machine}; other processes used "
+            f"{facts['cores_of_others']:.2f} cores."
+        ),
     )
     head = ("# Text before the prompt: three epochs", "", "| side | s | / cached |")
     lines = [*head, "| --- | ---: | ---: |", *rows, "", *(f"- {note}" for note in notes)]
