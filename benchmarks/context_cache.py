@@ -135,12 +135,12 @@ def _markdown(facts: dict[str, Any]) -> str:
         (
             f"{facts['num_tasks']} tasks of {shape['batch_size']} rows a step, an epoch a step; "
             f"{shape['num_virtual_tokens']} virtual tokens after texts of "
-            f"{sum(lengths) / len(lengths):.0f} tokens on average ({min(lengths)} to {max(lengths)}), "
-            f"answers of {shape['answer_length']}; fp32."
+            f"{sum(lengths) / len(lengths):.0f} tokens on average "
+            f"({min(lengths)} to {max(lengths)}), answers of {shape['answer_length']}; fp32."
         ),
         (
-            f"Cached against packed: relative error of losses {facts['loss_error']:.1e}, of gradients "
-            f"{facts['gradient_error']:.1e}. PEFT has its prompt first: another template, as many "
+            f"Cached against packed: relative error of losses {facts['loss_error']:.1e}, of "
+            f"gradients {facts['gradient_error']:.1e}. PEFT has its prompt first: another template, as many "
             "tokens."
         ),
         (
