@@ -140,8 +140,8 @@ def _markdown(facts: dict[str, Any]) -> str:
         ),
         (
             f"Cached against packed: relative error of losses {facts['loss_error']:.1e}, of "
-            f"gradients {facts['gradient_error']:.1e}. PEFT has its prompt first: another template, as many "
-            "tokens."
+            f"gradients {facts['gradient_error']:.1e}. PEFT has its prompt first: "
+            "another template, as many tokens."
         ),
         (
             f"Base: {facts['base']}. Machine: {machine}; other processes used "
