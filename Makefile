@@ -49,6 +49,7 @@ format: setup  ## Format the code
 
 bench: $(VENV)/.demo  ## Measure against PEFT; results go to benchmarks/results/
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.context_cache
 
 clean:  ## Remove .venv and the demo's data directory
 	rm -rf $(VENV) .tutti

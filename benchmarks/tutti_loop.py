@@ -33,7 +33,8 @@ class TuttiLoop:
         max_positions: int,
         cache: ContextCache | None = None,
     ) -> None:
-        self._model, self._cache = model, cache or ContextCache(model, CacheBudget(0))
+        self._model = model
+        self._cache = ContextCache(model, CacheBudget(0)) if cache is None else cache
         self._max_positions = max_positions
         self._trainers = {task.name: _trainer(task, workload, model.token_dim) for task in tasks}
         self.num_positions = 0
