@@ -121,6 +121,11 @@ MIXED = {
     "tasks": ("MULTITASK_PROMPT_TUNING", 4),
     "wide": ("PREFIX_TUNING", 6),
 }
+EXACT = 1e-5  # what padding and neighbours may change
+#: One batch: the lengths of its texts, and each row's prompt and task.
+LENGTHS = (4, 9, 2, 7, 5)
+NAMES = tuple(MIXED)
+TASKS = torch.tensor([0, 2, 1, 2, 0])
 
 
 def make_base(architecture: str, task: str = "CAUSAL_LM", **changes: Any) -> Any:
@@ -158,6 +163,13 @@ def add_mixed(model: PromptedModel, names: tuple[str, ...], **fields: Any) -> No
         kind, length = MIXED[name]
         prompt = model.add_prompt(name, kind_config(kind, length, **fields))
         randomise(prompt.encoder, seed=len(name))
+
+
+def mixed_model(architecture: str, task: str = "CAUSAL_LM", **fields: Any) -> PromptedModel:
+    """A base with all prompts of MIXED attached."""
+    model = PromptedModel(shared_base(architecture, task))
+    add_mixed(model, NAMES, **fields)
+    return model
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:

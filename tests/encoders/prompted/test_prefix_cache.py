@@ -19,8 +19,9 @@ from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
     CAUSAL,
     ENCODERS,
-    MIXED,
+    NAMES,
     SEQ2SEQ,
+    TASKS,
     add_mixed,
     gradients,
     largest_difference,
@@ -29,9 +30,6 @@ from tests.encoders.tiny_models import (
     shared_base,
     unchanged,
 )
-
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
 
 
 def states(

@@ -12,8 +12,10 @@ from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
     CAUSAL,
     KINDS,
-    MIXED,
+    LENGTHS,
+    NAMES,
     SEQ2SEQ,
+    TASKS,
     add_mixed,
     difference,
     kind_config,
@@ -25,9 +27,6 @@ from tests.encoders.tiny_models import (
     unchanged,
 )
 
-LENGTHS = (4, 9, 2, 7, 5)
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
 NEW = 6
 #: No early end, so that every row has NEW new tokens.
 ENDLESS: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0}

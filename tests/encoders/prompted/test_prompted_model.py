@@ -15,29 +15,23 @@ from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
     CAUSAL,
     ENCODERS,
+    EXACT,
     KINDS,
+    LENGTHS,
     MIXED,
+    NAMES,
+    TASKS,
     add_mixed,
     difference,
     gradients,
     largest_difference,
     make_base,
+    mixed_model,
     peft_pair,
     ragged,
     shared_base,
     task_ids_for,
 )
-
-EXACT = 1e-5
-LENGTHS = (4, 9, 2, 7, 5)
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
-
-
-def mixed_model(architecture: str, task: str = "CAUSAL_LM", **fields: Any) -> PromptedModel:
-    model = PromptedModel(shared_base(architecture, task))
-    add_mixed(model, NAMES, **fields)
-    return model
 
 
 def alone(model: PromptedModel, row: int, ids: Tensor, mask: Tensor, **more: Any) -> Any:

@@ -10,9 +10,12 @@ from encoders.config import PromptLearningConfig
 from encoders.errors import PromptError
 from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
+    EXACT,
     KINDS,
     MIXED,
+    NAMES,
     SEQ2SEQ,
+    TASKS,
     add_mixed,
     difference,
     gradients,
@@ -26,10 +29,7 @@ from tests.encoders.tiny_models import (
     unchanged,
 )
 
-EXACT = 1e-5
 LENGTHS, LABEL_LENGTHS = (4, 9, 2, 7, 5), (3, 5, 6, 1, 4)
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
 
 
 def seq2seq_model(architecture: str, num_submodules: int | None) -> PromptedModel:

@@ -11,8 +11,12 @@ from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
     CAUSAL,
     ENCODERS,
+    EXACT,
     KINDS,
+    LENGTHS,
     MIXED,
+    NAMES,
+    TASKS,
     add_mixed,
     difference,
     gradients,
@@ -26,10 +30,6 @@ from tests.encoders.tiny_models import (
     task_ids_for,
 )
 
-EXACT = 1e-5
-LENGTHS = (4, 9, 2, 7, 5)
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
 NUM_LABELS = (2, 3, 4, 2, 5)
 #: transformers' models for classes of whole rows and of spans, for each architecture.
 CLASSIFIERS = ("llama", "gpt2", "gemma3", "gpt_neox", "mistral", "qwen3", *ENCODERS)

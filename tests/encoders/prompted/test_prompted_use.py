@@ -11,26 +11,19 @@ from encoders.errors import EncoderError, PromptError
 from encoders.modules.prompt_embedding import PromptEmbedding
 from encoders.prompted.prompted_model import PromptedModel
 from tests.encoders.tiny_models import (
-    MIXED,
+    EXACT,
+    LENGTHS,
+    NAMES,
+    TASKS,
     add_mixed,
     difference,
     kind_config,
     make_base,
+    mixed_model,
     ragged,
     shared_base,
     unchanged,
 )
-
-EXACT = 1e-5
-LENGTHS = (4, 9, 2, 7, 5)
-NAMES = tuple(MIXED)
-TASKS = torch.tensor([0, 2, 1, 2, 0])
-
-
-def mixed_model(architecture: str, task: str = "CAUSAL_LM", **fields: Any) -> PromptedModel:
-    model = PromptedModel(shared_base(architecture, task))
-    add_mixed(model, NAMES, **fields)
-    return model
 
 
 def test_prompts_come_and_go_without_touching_the_others() -> None:
