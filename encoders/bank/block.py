@@ -38,9 +38,17 @@ class Block:
     def remove(self, row: int) -> int:
         """Give a row back; returns the row whose content stands there now."""
         self.num_rows -= 1
-        for stacked in (self._weights, *self._buffers.values(), *self._state.values()):
-            stacked[row] = stacked[self.num_rows]
+        self.copy_row(row, self, self.num_rows)
         return self.num_rows
+
+    def copy_row(self, row: int, source: "Block", source_row: int) -> None:
+        """Make `row` what a row of a block of the same shape and optimizer is."""
+        for name, stack in self._stacks().items():
+            stack[row] = source._stacks()[name][source_row]
+
+    def _stacks(self) -> Views:
+        state = {f"state.{name}": stack for name, stack in self._state.items()}
+        return {"weights": self._weights, **self._buffers, **state}
 
     def tensors(self, row: int) -> Views:
         """A row's parameters and buffers by name; writing to them changes the encoder."""

@@ -46,10 +46,14 @@ class EncoderBank:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Empty a slot, between two steps; it is of no use any more."""
+        """Empty a slot, between two steps. It keeps a copy of its encoder, outside the bank, for as
+        long as someone holds it. Raises EncoderError for a slot of another bank."""
         if self._slots.get((id(slot.block), slot.row)) is not slot:
             raise EncoderError("the slot is not of this bank, or was released already")
         block, row = slot.block, slot.row
+        slot.block = Block(block.shape, block.optimizer, capacity=1)
+        slot.row = slot.block.add()
+        slot.block.copy_row(slot.row, block, row)
         last = block.remove(row)
         moved = self._slots.pop((id(block), last))
         if moved is not slot:

@@ -78,7 +78,7 @@ def _finish(each: _Pass, wanted: set[Slot]) -> None:
     grads = grads if len(slots) == len(each.slots) else grads[index]
     _clip(grads, [slot.options.max_grad_norm for slot in slots])
     settings = Rows(
-        [slot.learning_rate for slot in slots],
+        [slot.options.learning_rate_after(slot.num_steps) for slot in slots],
         [slot.options.weight_decay for slot in slots],
         [slot.num_steps + 1 for slot in slots],
     )

@@ -41,6 +41,10 @@ class SlotOptions:
         if not (self.learning_rate >= 0 and self.weight_decay >= 0):
             raise ConfigError("learning_rate and weight_decay are 0 or more")
 
+    def learning_rate_after(self, num_steps: int) -> float:
+        """The learning rate of the step that follows `num_steps` others."""
+        return self.learning_rate * self.schedule.factor(num_steps)
+
     def stacked(self, shape: EncoderShape) -> StackedOptimizer:
         """The optimizer of all slots like this one."""
         if self.optimizer == "sgd":
@@ -59,11 +63,6 @@ class Slot:
         self.num_steps = 0
         self.is_frozen = False
         self.generator = torch.Generator().manual_seed(options.seed)
-
-    @property
-    def learning_rate(self) -> float:
-        """Of its next step."""
-        return self.options.learning_rate * self.options.schedule.factor(self.num_steps)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of its encoder's state dict: a module of its shape can load it."""

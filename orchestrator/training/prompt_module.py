@@ -1,9 +1,6 @@
 """Builds a task's prompt encoder from its spec, the same for the same seed whatever runs beside."""
 
-from typing import Protocol, cast
-
 import torch
-from torch import Tensor
 
 from encoders.config import PromptEncoderConfig, PromptTuningConfig
 from encoders.modules.anchored_prompt import AnchoredPrompt
@@ -12,12 +9,6 @@ from encoders.modules.prompt_encoder import PromptEncoder
 from encoders.modules.prompt_init import fit_table
 from orchestrator.domain.task_spec import EncoderSpec
 from orchestrator.training.prompt_start import PromptStart
-
-
-class PromptModule(Protocol):
-    """A torch module that emits all virtual tokens [V, D] of one prompt."""
-
-    def virtual_tokens(self) -> Tensor: ...
 
 
 def build_prompt(
@@ -57,8 +48,3 @@ def _new_encoder(spec: EncoderSpec, num_virtual_tokens: int, token_dim: int) -> 
         encoder_dropout=spec.dropout,
     )
     return PromptEncoder(config)
-
-
-def virtual_tokens_of(module: torch.nn.Module) -> Tensor:
-    """The module's virtual tokens [V, D], with gradient."""
-    return cast(PromptModule, module).virtual_tokens()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from encoders.bank.encoder_step import EncoderStep, virtual_tokens
 from encoders.packed.packing import PackedBatch
 from encoders.packed.scoring import label_log_probs
 from orchestrator.domain.gang import GangEvent, TaskFailed
@@ -46,23 +47,30 @@ class RankLoop:
             trained = self._train_step([run for run in self._runs if not run.trainer.is_done])
             evaluated = self._evaluate([run for run in self._runs if run.trainer.is_evaluation_due])
             tested = self._end([run for run in self._runs if run.trainer.is_done])
-            self._runs = [run for run in self._runs if not run.is_over]
+            self._leave([run for run in self._runs if run.is_over])
             self._keep(self._runs)
             if not trained + evaluated + tested:
                 return
 
+    def _leave(self, runs: list[TaskRun]) -> None:
+        """Take `runs` out; their slots are free."""
+        for run in runs:
+            self._runs.remove(run)
+            run.trainer.release()
+
     def _train_step(self, runs: list[TaskRun]) -> int:
         """One optimizer step of each task; returns the forward passes made by every rank."""
-        steps = {run.name: (run, *run.trainer.begin_step()) for run in runs}
-        leaves = {name: leaf for name, (_, _, leaf) in steps.items()}
+        rows_of = {run.name: run.trainer.next_rows() for run in runs}
+        step = EncoderStep([run.trainer.slot for run in runs])
+        leaves = dict(zip(rows_of, step.leaves, strict=True))
         num_labels = {
             name: sum(len(row.answers[0]) for row in task_rows)
-            for name, (_, task_rows, _) in steps.items()
+            for name, task_rows in rows_of.items()
         }
-        rows = [row for _, task_rows, _ in steps.values() for row in task_rows]
+        rows = [row for task_rows in rows_of.values() for row in task_rows]
         self._passes.prepare(rows)
         packs = self._passes.split(rows)
-        losses = dict.fromkeys(steps, 0.0)
+        losses = dict.fromkeys(rows_of, 0.0)
 
         def backward(index: int, logits: Tensor, batch: PackedBatch) -> None:
             names = [row.prompt or "" for row in packs[index]]
@@ -70,19 +78,23 @@ class RankLoop:
                 losses[name] += loss
 
         rounds = self._passes.run(packs, leaves, backward, trains=True)
-        for name, (run, _, leaf) in steps.items():
-            self._end_step(run, leaf, losses[name])
+        healthy = [run for run in runs if self._check(run, leaves[run.name], losses[run.name])]
+        step.finish([run.trainer.slot for run in healthy])
+        for run in healthy:
+            run.trainer.end_step(losses[run.name])
+            self._post([run.progress()])
+        self._leave([run for run in runs if run.is_over])
         return rounds
 
-    def _end_step(self, run: TaskRun, leaf: Tensor, loss: float) -> None:
+    def _check(self, run: TaskRun, leaf: Tensor, loss: float) -> bool:
+        """Whether a task's step can be taken; a task whose step cannot fails and leaves."""
         try:
-            run.trainer.end_step(leaf, loss)
+            run.trainer.check_step(leaf, loss)
         except ValueError as error:
             run.is_over = True
             self._post([TaskFailed(run.job_id, str(error))])
-            self._runs.remove(run)
-        else:
-            self._post([run.progress()])
+            return False
+        return True
 
     def _score_manual_prompts(self) -> None:
         wanting = [run for run in self._runs if run.trainer.data.manual and run.manual is None]
@@ -127,8 +139,8 @@ class RankLoop:
             )
             for run in runs
         }
-        virtual = {run.name: run.trainer.virtual_tokens() for run in runs}
-        return self._score(evaluations, virtual)
+        tokens = virtual_tokens([run.trainer.slot for run in runs])
+        return self._score(evaluations, dict(zip(evaluations, tokens, strict=True)))
 
     def _score(
         self, evaluations: Mapping[str, Evaluation], virtual: Mapping[str, Tensor]

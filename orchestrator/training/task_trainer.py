@@ -1,56 +1,64 @@
-"""One task's training on one rank: encoder, optimizer, schedule, data order, curve, best step.
+"""One task's training on one rank: its slot in the encoder bank, data order, curve, best step.
 
 Nothing here depends on the tasks beside it: each draws its weights and its data order from its own
 seed. V virtual tokens, D token_dim.
 """
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from encoders.bank.encoder_bank import EncoderBank
+from encoders.bank.encoder_step import virtual_tokens
+from encoders.bank.schedule import Schedule
+from encoders.bank.slot import SlotOptions
 from encoders.packed.packing import PackedRow
 from orchestrator.domain.task_spec import TaskSpec, TrainingSpec
 from orchestrator.training.evaluation import Score
-from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
+from orchestrator.training.prompt_module import build_prompt
 from orchestrator.training.prompt_start import PromptStart
 from orchestrator.training.task_data import TaskData, training_rows
 
 
 class TaskTrainer:
-    """Steps one task's encoder; the caller runs the base and hands back gradients.
+    """Holds one task's slot; the caller runs the base and steps the bank (encoder_step.py).
 
-    `start` is the base's part in where the prompt starts, if the spec asks for it.
+    `start` is the base's part in where the prompt starts, if the spec asks for it. `bank` is shared
+    with the tasks beside it. `release` gives the slot back.
     """
 
     def __init__(
-        self, spec: TaskSpec, data: TaskData, token_dim: int, start: PromptStart | None = None
+        self,
+        spec: TaskSpec,
+        data: TaskData,
+        token_dim: int,
+        start: PromptStart | None = None,
+        bank: EncoderBank | None = None,
     ) -> None:
         self.spec = spec
         self.data = data
         self.num_virtual_tokens = spec.parsed_template().num_virtual_tokens
-        self.prompt = build_prompt(
+        self._bank = EncoderBank() if bank is None else bank
+        prompt = build_prompt(
             spec.encoder, self.num_virtual_tokens, token_dim, spec.training.seed, start
         )
-        self.step = 0
+        self.slot = self._bank.admit(prompt, slot_options(spec.training))
         self.curve: dict[str, list[tuple[int, float]]] = {}
         self.best: Score | None = None
         self.best_step = 0
-        self._best_state: dict[str, Tensor] = {}
+        self._best_weights: dict[str, Tensor] = {}
         self._evaluations_since_best = 0
-        self._optimizer = _optimizer(self.prompt, spec.training)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: _learning_rate_factor(step, spec.training)
-        )
         self._data_order = _DataOrder(
             len(data.splits["train"]), spec.training.batch_size, spec.training.seed
         )
-        self._dropout_rng = torch.Generator().manual_seed(spec.training.seed).get_state()
-        self._tokens: Tensor | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.slot.num_steps
 
     @property
     def is_done(self) -> bool:
@@ -64,35 +72,24 @@ class TaskTrainer:
         every, steps = self.spec.evaluation.every, self.spec.training.steps
         return self.step > 0 and (self.step % every == 0 or self.step >= steps)
 
-    def begin_step(self) -> tuple[list[PackedRow], Tensor]:
-        """The step's rows, and its virtual tokens [V, D] as a leaf that gathers their gradient."""
+    def next_rows(self) -> list[PackedRow]:
+        """The rows of the next step."""
         train = self.data.splits["train"]
-        rows = training_rows(self.spec.task, [train[i] for i in self._data_order.next_batch()])
-        with self._own_randomness():
-            self._tokens = virtual_tokens_of(self.prompt.train())
-        return rows, self._tokens.detach().requires_grad_()
+        return training_rows(self.spec.task, [train[i] for i in self._data_order.next_batch()])
 
-    def end_step(self, leaf: Tensor, loss: float) -> None:
-        """Carry the leaf's gradient through the encoder and step; ValueError if not finite."""
-        assert self._tokens is not None
+    def check_step(self, leaf: Tensor, loss: float) -> None:
+        """Raise ValueError, before the step is taken, if it cannot be."""
         assert leaf.grad is not None
         if not math.isfinite(loss) or not bool(torch.isfinite(leaf.grad).all()):
             raise ValueError(
                 f"the loss or its gradient is not a finite number at step {self.step + 1} "
                 f"(loss {loss:g}); lower training.learning_rate or check the data"
             )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._tokens.backward(leaf.grad)
-        if self.spec.training.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                self.prompt.parameters(), self.spec.training.max_grad_norm
-            )
-        self._optimizer.step()
-        self.step += 1
+
+    def end_step(self, loss: float) -> None:
+        """Note the step that the slot has just taken."""
         self._note("loss", loss)
-        self._note("learning_rate", float(self._schedule.get_last_lr()[0]))
-        self._schedule.step()
-        self._tokens = None
+        self._note("learning_rate", self.slot.options.learning_rate_after(self.step - 1))
 
     def take_score(self, score: Score) -> None:
         """Note a held-out score; keep the weights if they are the best so far."""
@@ -102,64 +99,51 @@ class TaskTrainer:
         self._evaluations_since_best += 1
         if math.isfinite(score.loss) and (self.best is None or score.key > self.best.key):
             self.best, self.best_step = score, self.step
-            self._best_state = copy.deepcopy(self.prompt.state_dict())
+            self._best_weights = self.slot.weights()
             self._evaluations_since_best = 0
 
-    @torch.no_grad()
     def virtual_tokens(self) -> Tensor:
         """The virtual tokens [V, D] as evaluation and inference use them (no dropout)."""
-        return virtual_tokens_of(self.prompt.eval()).detach()
+        return virtual_tokens([self.slot])[0]
 
     def restore_best(self) -> None:
         """Put the best step's weights back."""
-        if self._best_state:
-            self.prompt.load_state_dict(self._best_state)
+        if self._best_weights:
+            self.slot.load_weights(self._best_weights)
+
+    def release(self) -> None:
+        """Give the slot back: the training is over."""
+        self._bank.release(self.slot)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs to go on to the bit, between two steps."""
         return {
-            "step": self.step,
-            "encoder": self.prompt.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "slot": self.slot.state(),
             "data_order": self._data_order.state(),
-            "dropout_rng": self._dropout_rng,
             "curve": {
                 name: torch.tensor(points, dtype=torch.float64)
                 for name, points in self.curve.items()
             },
             "best": self.best.as_tuple() if self.best else None,
             "best_step": self.best_step,
-            "best_state": self._best_state,
+            "best_weights": self._best_weights,
             "evaluations_since_best": self._evaluations_since_best,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of this very task."""
-        self.step = state["step"]
-        self.prompt.load_state_dict(state["encoder"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self.slot.restore(state["slot"])
         self._data_order.restore(state["data_order"])
-        self._dropout_rng = state["dropout_rng"]
         self.curve = {
             name: [(int(step), value) for step, value in points.tolist()]
             for name, points in state["curve"].items()
         }
         self.best = Score(*state["best"]) if state["best"] else None
-        self.best_step, self._best_state = state["best_step"], dict(state["best_state"])
+        self.best_step, self._best_weights = state["best_step"], dict(state["best_weights"])
         self._evaluations_since_best = state["evaluations_since_best"]
 
     def _note(self, name: str, value: float) -> None:
         self.curve.setdefault(name, []).append((self.step, value))
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout draws from this task's generator, not from one shared with its neighbours."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._dropout_rng)
-            yield
-            self._dropout_rng = torch.get_rng_state()
 
 
 class _DataOrder:
@@ -185,21 +169,13 @@ class _DataOrder:
         self._left = state["left"].tolist()
 
 
-def _optimizer(prompt: torch.nn.Module, training: TrainingSpec) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(prompt.parameters(), **options)
-    return torch.optim.AdamW(prompt.parameters(), **options)
-
-
-def _learning_rate_factor(step: int, training: TrainingSpec) -> float:
-    """transformers' schedules: warm-up from 0, then constant, linear to 0 or half a cosine."""
-    if step < training.warmup_steps:
-        return step / training.warmup_steps
-    if training.schedule == "constant":
-        return 1.0
-    span = max(training.steps - training.warmup_steps, 1)
-    progress = min((step - training.warmup_steps) / span, 1.0)
-    if training.schedule == "linear":
-        return 1.0 - progress
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
+def slot_options(training: TrainingSpec) -> SlotOptions:
+    """How a spec's encoder learns."""
+    return SlotOptions(
+        learning_rate=training.learning_rate,
+        optimizer=training.optimizer,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        schedule=Schedule(training.schedule, training.steps, training.warmup_steps),
+        seed=training.seed,
+    )

@@ -17,7 +17,7 @@ def store_trained_prompt(
     trainer = run.trainer
     tokens = trainer.virtual_tokens()
     artifacts = {
-        "encoder": store.put_bytes(dump_tensors(trainer.prompt.state_dict())),
+        "encoder": store.put_bytes(dump_tensors(trainer.slot.weights())),
         "prompt_embeddings": store.put_bytes(dump_tensors({"prompt_embeddings": tokens})),
         "curve": store.put_bytes(json.dumps(trainer.curve).encode()),
     }

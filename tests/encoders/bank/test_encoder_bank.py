@@ -218,7 +218,9 @@ def test_slots_are_filled_and_emptied_while_the_others_learn(kind: str) -> None:
     leaves_early = bank.admit(double(kind, 1), options)
     last = bank.admit(double(kind, 2), options)
     take_step({stays: 0, leaves_early: 0, last: 0})
+    gone = leaves_early.weights()
     bank.release(leaves_early)  # the last one moves into the gap
+    assert all_equal(leaves_early.weights(), gone)
     take_step({stays: 1, last: 1})
     late = bank.admit(double(kind, 3), options)
     take_step({late: 0, last: 2, stays: 2})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from encoders.bank.encoder_bank import EncoderBank
 from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
 from encoders.text.tokenization import TextTokenizer
@@ -94,12 +95,14 @@ def make_data(tokenizer: TextTokenizer) -> MakeData:
 
 @pytest.fixture(scope="session")
 def make_trainer(make_data: MakeData) -> MakeTrainer:
-    """A trainer of a task; keywords that name splits are rows, the others change the spec."""
+    """A trainer of a task, all in one bank; keywords that name splits are rows, the others change
+    the spec."""
+    bank = EncoderBank()
 
     def make(task: str = "colour", **changes: Any) -> TaskTrainer:
         splits = {name: changes.pop(name) for name in ("train", "eval", "test") if name in changes}
         spec = make_spec(task, **changes)
-        return TaskTrainer(spec, make_data(spec, **splits), WIDTH)
+        return TaskTrainer(spec, make_data(spec, **splits), WIDTH, bank=bank)
 
     return make
 

@@ -63,8 +63,8 @@ def check_equal(found: TaskRun, expected: TaskRun) -> None:
     if keeps_row_bits():
         assert one.curve == other.curve
         assert found.held_out == expected.held_out
-        for name, weight in one.prompt.state_dict().items():
-            assert torch.equal(weight, other.prompt.state_dict()[name]), name
+        for name, weight in one.slot.weights().items():
+            assert torch.equal(weight, other.slot.weights()[name]), name
     for name, points in one.curve.items():
         assert [step for step, _ in points] == [step for step, _ in other.curve[name]]
     assert torch.allclose(one.virtual_tokens(), other.virtual_tokens(), atol=1e-4)
@@ -142,4 +142,4 @@ def test_checkpoints_are_stored_and_told_when_it_is_time(
     assert 2 <= len(told) < 18
     for event in told:
         state = load_checkpoint(store.get_bytes(event.digest))
-        assert (state["job"], state["trainer"]["step"]) == (event.job_id, event.step)
+        assert (state["job"], state["trainer"]["slot"]["num_steps"]) == (event.job_id, event.step)

@@ -7,7 +7,7 @@ from encoders.modules.anchored_prompt import AnchoredPrompt
 from encoders.modules.prompt_embedding import PromptEmbedding
 from encoders.modules.prompt_encoder import PromptEncoder
 from orchestrator.domain.task_spec import EncoderSpec
-from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
+from orchestrator.training.prompt_module import build_prompt
 from orchestrator.training.prompt_start import PromptStart
 
 KINDS = ("mlp", "lstm", "embedding")
@@ -19,9 +19,9 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(kind: st
     first = build_prompt(spec, 3, 4, seed=7)
     torch.rand(100)
     again, other = build_prompt(spec, 3, 4, seed=7), build_prompt(spec, 3, 4, seed=8)
-    assert torch.equal(virtual_tokens_of(first), virtual_tokens_of(again))
-    assert not torch.equal(virtual_tokens_of(first), virtual_tokens_of(other))
-    assert virtual_tokens_of(first).shape == (3, 4)
+    assert torch.equal(first.virtual_tokens(), again.virtual_tokens())
+    assert not torch.equal(first.virtual_tokens(), other.virtual_tokens())
+    assert first.virtual_tokens().shape == (3, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,9 +62,9 @@ def test_a_prompt_begins_at_its_start_cut_or_repeated(kind: str) -> None:
     spec = EncoderSpec(type=kind, hidden_size=5)  # type: ignore[arg-type]
     prompt = build_prompt(spec, 3, 4, seed=7, start=PromptStart(table, 0.1))
     with torch.no_grad():
-        assert torch.equal(virtual_tokens_of(prompt), table[[0, 1, 0]])
+        assert torch.equal(prompt.virtual_tokens(), table[[0, 1, 0]])
     assert isinstance(prompt, PromptEmbedding if kind == "embedding" else AnchoredPrompt)
-    virtual_tokens_of(prompt).square().sum().backward()
+    prompt.virtual_tokens().square().sum().backward()
     assert all(parameter.grad is not None for parameter in prompt.parameters())
 
 

@@ -28,19 +28,15 @@ def largest(one: Tensor, other: Tensor) -> float:
 
 def disturbed(trainer: TaskTrainer, at_step: int, value: float) -> TaskTrainer:
     """The same trainer, but all its weights turn to `value` right before a step."""
-    begin = trainer.begin_step
+    next_rows = trainer.next_rows
 
-    @torch.no_grad()
-    def disturb() -> None:
-        for parameter in trainer.prompt.parameters():
-            parameter.fill_(value)
-
-    def begin_step() -> Any:
+    def disturbed_rows() -> Any:
         if trainer.step + 1 == at_step:
-            disturb()
-        return begin()
+            weights = trainer.slot.weights()
+            trainer.slot.load_weights({k: torch.full_like(v, value) for k, v in weights.items()})
+        return next_rows()
 
-    trainer.begin_step = begin_step  # type: ignore[method-assign]
+    trainer.next_rows = disturbed_rows  # type: ignore[method-assign]
     return trainer
 
 

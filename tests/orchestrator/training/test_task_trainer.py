@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from encoders.bank.encoder_step import EncoderStep
 from orchestrator.training.evaluation import Score
-from orchestrator.training.prompt_module import virtual_tokens_of
+from orchestrator.training.prompt_module import build_prompt
 from orchestrator.training.task_trainer import TaskTrainer
 from tests.orchestrator.training.conftest import WIDTH, MakeTrainer
 from tests.tiny import colour_rows
@@ -13,14 +14,18 @@ from tests.tiny import colour_rows
 
 def step(trainer: TaskTrainer, scale: float = 1.0, loss: float = 1.0) -> Tensor:
     """One step with the gradient of `scale` times the sum of squares; returns the leaf."""
-    _, leaf = trainer.begin_step()
+    trainer.next_rows()
+    step = EncoderStep([trainer.slot])
+    leaf = step.leaves[0]
     (leaf.square().sum() * scale).backward()
-    trainer.end_step(leaf, loss)
+    trainer.check_step(leaf, loss)
+    step.finish([trainer.slot])
+    trainer.end_step(loss)
     return leaf.detach()
 
 
 def state(trainer: TaskTrainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.prompt.state_dict().items()}
+    return trainer.slot.weights()
 
 
 def is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -43,13 +48,14 @@ def test_the_gradient_goes_through_the_encoder_as_in_one_backward_pass(
     make_trainer: MakeTrainer,
 ) -> None:
     trainer = make_trainer(training={"optimizer": "sgd", "max_grad_norm": None})
-    twin = make_trainer().prompt
+    twin = build_prompt(trainer.spec.encoder, 4, WIDTH, seed=1)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.01)
-    virtual_tokens_of(twin).square().sum().backward()
+    twin.virtual_tokens().square().sum().backward()
     optimizer.step()
     step(trainer)
-    for one, other in zip(trainer.prompt.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-7)
+    ours = state(trainer)
+    for name, other in twin.state_dict().items():
+        assert torch.allclose(ours[name], other, atol=1e-7)
 
 
 def test_gradients_are_clipped_to_the_norm(make_trainer: MakeTrainer) -> None:
@@ -98,10 +104,7 @@ def test_every_row_is_seen_once_an_epoch_in_a_seeded_order(make_trainer: MakeTra
     trainer = make_trainer(training={"steps": 6, "batch_size": 4})
     batches = []
     for _ in range(6):
-        rows, leaf = trainer.begin_step()
-        leaf.sum().backward()
-        trainer.end_step(leaf, 1.0)
-        batches.append([row.context for row in rows])
+        batches.append([row.context for row in trainer.next_rows()])
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
     everything = sorted(example.context for example in trainer.data.splits["train"])
     epochs = [[c for batch in batches[i : i + 3] for c in batch] for i in (0, 3)]
@@ -111,8 +114,7 @@ def test_every_row_is_seen_once_an_epoch_in_a_seeded_order(make_trainer: MakeTra
 
 def test_another_seed_is_another_order(make_trainer: MakeTrainer) -> None:
     first, second = (
-        make_trainer(train=colour_rows(40), training={"seed": seed}).begin_step()[0]
-        for seed in (1, 2)
+        make_trainer(train=colour_rows(40), training={"seed": seed}).next_rows() for seed in (1, 2)
     )
     assert [row.context for row in first] != [row.context for row in second]
 
@@ -210,7 +212,7 @@ def test_dropout_is_drawn_from_the_tasks_own_seed(make_trainer: MakeTrainer) -> 
         leaves.append([step(trainer, scale=0.0) for _ in range(2)])
     assert torch.equal(leaves[0][0], leaves[1][0])
     assert torch.equal(leaves[0][1], leaves[1][1])
-    assert not torch.equal(one.virtual_tokens(), one.begin_step()[1])
+    assert not torch.equal(one.virtual_tokens(), EncoderStep([one.slot]).leaves[0])
     assert torch.equal(one.virtual_tokens(), one.virtual_tokens())
 
 

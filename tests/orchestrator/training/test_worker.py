@@ -93,7 +93,7 @@ def test_a_task_goes_on_from_its_checkpoint(
     digest = store.put_bytes(ROWS).digest
     run, _ = open_task(store, tokenizer, base, {"train": digest, "eval": digest})
     assert run is not None
-    run.trainer.step = 3
+    run.trainer.slot.num_steps = 3
     checkpoint = store.put_bytes(dump_checkpoint(run.state())).digest
     datasets = {"train": digest, "eval": digest}
     resumed, ended = open_task(store, tokenizer, base, datasets, checkpoint=checkpoint)
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_is_of_no_use_costs_time_alone(
     datasets = {"train": digest, "eval": digest}
     other, _ = open_task(store, tokenizer, base, datasets, encoder={"type": "embedding"})
     assert other is not None
-    other.trainer.step = 3
+    other.trainer.slot.num_steps = 3
     checkpoint = store.put_bytes(dump_checkpoint(other.state())).digest
     if kind == "missing":
         store.discard(checkpoint)
