@@ -10,7 +10,7 @@ padded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -53,12 +53,25 @@ class Segment:
 @dataclass(frozen=True)
 class Bucket:
     """Gather indices `query` [B, Q] and `key` [B, K] into the packed positions, `cached` [B, C]
-    into the cached ones, and `mask` [B, 1, Q, C + K] (True: attend)."""
+    into the cached ones, and `mask` [B, 1, Q, C + K] (True: attend). `query_position` [B, Q] and
+    `key_position` [B, C + K] count from the start of the row."""
 
     query: Tensor
     key: Tensor
     cached: Tensor
     mask: Tensor
+    query_position: Tensor
+    key_position: Tensor
+
+    def mask_within(self, window: int | None) -> Tensor:
+        """The mask, without keys that stand `window` positions or more before their query."""
+        if window is None:
+            return self.mask
+        distance = self.query_position[:, None, :, None] - self.key_position[:, None, None, :]
+        return self.mask & (distance < window)
+
+    def to(self, device: torch.device) -> "Bucket":
+        return Bucket(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,16 @@ class AttentionLayout:
                 restore[segment.start : segment.stop] = torch.arange(first, first + len(segment))
             offset += len(group) * width
             buckets.append(bucket)
-        longest = max(segment.depth + len(segment) for segment in segments)
-        return cls(tuple(buckets), restore, longest)
+        return cls(tuple(buckets), restore, longest_row(segments))
+
+    def to(self, device: torch.device) -> "AttentionLayout":
+        buckets = tuple(bucket.to(device) for bucket in self.buckets)
+        return AttentionLayout(buckets, self.restore.to(device), self.max_length)
+
+
+def longest_row(segments: Sequence[Segment]) -> int:
+    """Positions of the longest row that `segments` form with their ancestors."""
+    return max(segment.depth + len(segment) for segment in segments)
 
 
 def _padded_sizes(segment: Segment) -> tuple[int, int, int]:
@@ -111,12 +132,14 @@ def _bucket(
     """Segments padded to the given sizes; either all of them have cached keys or none has."""
     keys = [segment.keys() for segment in segments]
     cached_keys = [segment.cached_keys() for segment in segments]
-    cached_lengths = torch.tensor([len(each) for each in cached_keys])[:, None, None]
-    before = torch.tensor([len(k) - len(s) for k, s in zip(keys, segments, strict=True)])
-    length = torch.tensor([len(segment) for segment in segments])[:, None, None]
-    step = torch.arange(num_queries)[None, :, None].clamp(max=length - 1)  # padding: as the last
-    own = torch.arange(num_keys)[None, None, :] <= before[:, None, None] + step
-    context = (torch.arange(num_cached)[None, None, :] < cached_lengths).expand(-1, num_queries, -1)
+    cached_length = torch.tensor([len(each) for each in cached_keys])[:, None]
+    before = torch.tensor([len(k) - len(s) for k, s in zip(keys, segments, strict=True)])[:, None]
+    length = torch.tensor([len(segment) for segment in segments])[:, None]
+    query = before + torch.arange(num_queries).clamp(max=length - 1)  # padding: as the last
+    key = torch.arange(num_keys).expand(len(segments), -1)
+    cached = torch.arange(num_cached).expand(len(segments), -1)
+    context = (cached < cached_length)[:, None].expand(-1, num_queries, -1)
+    own = key[:, None] <= query[:, :, None]
     return Bucket(
         query=torch.tensor([_padded(range(s.start, s.stop), num_queries) for s in segments]),
         key=torch.tensor([_padded(each, num_keys) for each in keys]),
@@ -124,6 +147,8 @@ def _bucket(
             [_padded(each, num_cached) for each in cached_keys], dtype=torch.long
         ).reshape(len(segments), num_cached),
         mask=torch.cat([context, own], dim=-1)[:, None],
+        query_position=cached_length + query,
+        key_position=torch.cat([cached, cached_length + key], dim=-1),
     )
 
 

@@ -43,7 +43,7 @@ class ContextCache:
         self._states: dict[Text, Tensor] = {}  # [layers, 2, T, G, d]
         self.memory_bytes = 0
         self.disk_bytes = 0
-        self.is_full = budget.memory_bytes + budget.disk_bytes == 0
+        self.is_full = not model.can_cache or budget.memory_bytes + budget.disk_bytes == 0
 
     def __contains__(self, text: object) -> bool:
         return text in self._states
@@ -64,7 +64,7 @@ class ContextCache:
         batch = pack(texts, {})
         layers = self._model.states(batch)
         for row, segment in zip(texts, batch.row_segments, strict=True):
-            positions = torch.tensor(segment.keys())
+            positions = torch.tensor(segment.keys(), device=self._model.device)
             pairs = [
                 torch.stack([layer.key[positions], layer.value[positions]]) for layer in layers
             ]
@@ -75,10 +75,11 @@ class ContextCache:
         if not batch.texts:
             return None
         joined = torch.cat([self._states[text] for text in batch.texts], dim=2)
+        joined = joined.to(self._model.device)
         return [LayerStates(key, value) for key, value in joined]
 
     def _keep(self, text: Text, states: Tensor) -> None:
-        states = states if self._dtype is None else states.to(self._dtype)
+        states = states.to("cpu", self._dtype)
         if not bool(torch.isfinite(states).all()):
             raise PackingError(
                 f"the keys or values of a text of {len(text)} tokens are not finite numbers in "

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from encoders.errors import PackingError
 from encoders.packed.attention_layout import AttentionLayout, Bucket
+from encoders.packed.flex_attention import FlexLayout
 
 PACKED = "tutti_packed"
 
@@ -36,7 +37,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    packed_layout: AttentionLayout | None = None,
+    packed_layout: AttentionLayout | FlexLayout | None = None,
     packed_cache: Sequence[LayerStates] | None = None,
     packed_record: dict[int, LayerStates] | None = None,
     sliding_window: int | None = None,
@@ -54,17 +55,20 @@ def packed_attention(
         raise PackingError("this base caps its attention scores; it cannot be run packed")
     if kwargs.get("s_aux") is not None:
         raise PackingError("this base has attention sinks; it cannot be run packed")
-    if sliding_window is not None and packed_layout.max_length > sliding_window:
-        raise PackingError(
-            f"a row has {packed_layout.max_length} positions, more than the base's sliding "
-            f"window of {sliding_window}; shorten the row"
-        )
+    is_cut = sliding_window is not None and packed_layout.max_length > sliding_window
+    window = sliding_window if is_cut else None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, heads, d]
     new = LayerStates(k, v)
     if packed_record is not None:
         packed_record[_layer(module)] = LayerStates(k.contiguous(), v.contiguous())
     cache = packed_cache[_layer(module)] if packed_cache else None
-    parts = [_attend(q, new, cache, each, scaling, dropout) for each in packed_layout.buckets]
+    if isinstance(packed_layout, FlexLayout):
+        keys, values = _behind(cache, new)
+        return packed_layout.attend(query, keys, values, scaling, window).transpose(1, 2), None
+    parts = [
+        _attend(q, new, cache, bucket, bucket.mask_within(window), scaling, dropout)
+        for bucket in packed_layout.buckets
+    ]
     return torch.cat(parts).index_select(0, packed_layout.restore).unsqueeze(0), None
 
 
@@ -75,11 +79,21 @@ def _layer(module: nn.Module) -> int:
     return layer
 
 
+def _behind(cache: LayerStates | None, new: LayerStates) -> tuple[Tensor, Tensor]:
+    """Keys and values [1, G, C + N, d], the cached ones first."""
+    key, value = new.key, new.value
+    if cache is not None:
+        key = torch.cat([cache.key.to(key.dtype), key])
+        value = torch.cat([cache.value.to(value.dtype), value])
+    return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+
+
 def _attend(
     query: Tensor,
     new: LayerStates,
     cache: LayerStates | None,
     bucket: Bucket,
+    mask: Tensor,
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
@@ -97,7 +111,7 @@ def _attend(
         q.reshape(num_rows, num_groups, repeats * num_queries, head_dim),
         _gather(new.key, cache.key if cache else None, bucket),
         _gather(new.value, cache.value if cache else None, bucket),
-        attn_mask=bucket.mask.repeat(1, 1, repeats, 1),
+        attn_mask=mask.repeat(1, 1, repeats, 1),
         dropout_p=dropout,
         scale=scaling,
     )

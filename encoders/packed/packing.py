@@ -11,15 +11,17 @@ Shapes: N packed positions, M of them virtual, K kept (those whose logits are ne
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from encoders.errors import PackingError
 from encoders.packed.attention_layout import AttentionLayout, Segment
+from encoders.packed.flex_attention import FlexLayout
 
 MIN_SHARED_HEAD = 4  # a shorter common head costs a segment more than it saves
 #: From this many rows up, and on as many threads as a machine's cores, matrix kernels give a row
@@ -63,7 +65,8 @@ class PackedBatch:
     `label_kept`/`label_ids`/`label_answer` [L]: label l is the token `label_ids[l]` of answer
     `label_answer[l]` (counted over all rows), predicted at kept position `label_kept[l]`.
     Kept position r, for r below the number of rows, is the end of row r's context, which stands in
-    `row_segments[r]` and its ancestors. `texts` are the cached ones, in the order of their states.
+    `row_segments[r]` and its ancestors. `filler` are other positions, as many as a pack of few kept
+    ones needs to be MIN_POSITIONS. `texts` are the cached ones, in the order of their states.
     """
 
     prompts: tuple[str, ...]
@@ -72,11 +75,12 @@ class PackedBatch:
     virtual_positions: Tensor
     virtual_rows: Tensor
     kept: Tensor
+    filler: Tensor
     label_kept: Tensor
     label_ids: Tensor
     label_answer: Tensor
     answer_row: Tensor
-    layout: AttentionLayout
+    segments: tuple[Segment, ...]
     row_segments: tuple[Segment, ...]
     num_positions: int
     texts: tuple[Text, ...] = ()
@@ -84,6 +88,24 @@ class PackedBatch:
     @property
     def num_answers(self) -> int:
         return int(self.answer_row.numel())
+
+    @cached_property
+    def layout(self) -> AttentionLayout | FlexLayout:
+        """Who attends to whom, for the attention that suits the batch's device."""
+        device = self.token_ids.device
+        if device.type == "cuda":
+            return FlexLayout.of(self.segments, device)
+        return AttentionLayout.of(self.segments).to(device)
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same batch with its tensors on `device`; itself where they are there already."""
+        if self.token_ids.device == device:
+            return self
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def pack(
@@ -145,7 +167,10 @@ def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
     groups: dict[str | None, list[int]] = {}
     for index, row in enumerate(rows):
         if not row.context or any(not answer for answer in row.answers):
-            raise PackingError("a row needs a context, and its answers tokens")
+            raise PackingError(
+                f"row {index}, of prompt {row.prompt!r}: "
+                "a row needs a context, and its answers tokens"
+            )
         groups.setdefault(row.prompt, []).append(index)
     return groups
 
@@ -242,6 +267,8 @@ class _Builder:
                     labels.append((kept_index[position], token, len(answer_row)))
                 answer_row.append(index)
         label = torch.tensor(labels, dtype=torch.long).reshape(-1, 3)
+        others = (i for i in range(len(self.ids)) if i not in kept_index)
+        filler = list(islice(others, max(0, MIN_POSITIONS - len(kept))))
         return PackedBatch(
             prompts=tuple(self.prompts),
             token_ids=ids.clamp(min=0),
@@ -249,11 +276,12 @@ class _Builder:
             virtual_positions=virtual,
             virtual_rows=-ids[virtual] - 1,
             kept=torch.tensor(kept),
+            filler=torch.tensor(filler, dtype=torch.long),
             label_kept=label[:, 0],
             label_ids=label[:, 1],
             label_answer=label[:, 2],
             answer_row=torch.tensor(answer_row, dtype=torch.long),
-            layout=AttentionLayout.of(self.segments),
+            segments=tuple(self.segments),
             num_positions=num_positions,
             row_segments=tuple(self.row_segments[i] for i in range(len(rows))),
             texts=tuple(self.texts),

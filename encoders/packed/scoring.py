@@ -1,5 +1,7 @@
 """What kept logits say about answers: log-probabilities, losses, ranks, greedy matches.
 
+The batch may be on another device than its logits.
+
 Shapes: K kept positions, L labels, A answers, R rows.
 """
 
@@ -12,6 +14,7 @@ from encoders.packed.packing import PackedBatch
 
 def label_log_probs(logits: Tensor, batch: PackedBatch) -> Tensor:
     """Log-probability [L] of each label, from logits [K, vocabulary]."""
+    batch = batch.to(logits.device)
     return -F.cross_entropy(
         logits.index_select(0, batch.label_kept).float(), batch.label_ids, reduction="none"
     )
@@ -19,6 +22,7 @@ def label_log_probs(logits: Tensor, batch: PackedBatch) -> Tensor:
 
 def answer_log_probs(logits: Tensor, batch: PackedBatch) -> Tensor:
     """Log-probability [A] of each whole answer: the sum over its tokens."""
+    batch = batch.to(logits.device)
     labels = label_log_probs(logits, batch)
     return labels.new_zeros(batch.num_answers).index_add(0, batch.label_answer, labels)
 
@@ -32,5 +36,6 @@ def rank_answers(logits: Tensor, batch: PackedBatch) -> list[Tensor]:
 
 def greedy_matches(logits: Tensor, batch: PackedBatch) -> Tensor:
     """Whether greedy decoding would emit each answer [A]: each label is its position's argmax."""
+    batch = batch.to(logits.device)
     wrong = (logits.argmax(-1).index_select(0, batch.label_kept) != batch.label_ids).long()
     return wrong.new_zeros(batch.num_answers).index_add(0, batch.label_answer, wrong) == 0

@@ -15,7 +15,7 @@ from encoders.packed.context_cache import MIN_CACHED_TEXT, CacheBudget, ContextC
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import CACHED_COST, PackedRow, pack, split_by_budget
 from encoders.packed.scoring import answer_log_probs
-from tests.encoders.conftest import Gradients, packed, random_tokens
+from tests.encoders.conftest import Gradients, make_model, packed, random_tokens
 
 EXACT = ("llama", "qwen3", "mistral", "gpt2", "gpt_neox")
 LENGTHS = {"p": 3, "q": 2}
@@ -189,3 +189,12 @@ def test_scoring_reads_a_cached_batch(models: Models) -> None:
     plain = pack(ROWS, LENGTHS)
     expected = answer_log_probs(model.logits(plain, tokens), plain)
     assert float((scores - expected).detach().abs().max()) < 1e-5
+
+
+def test_a_sliding_window_reaches_into_cached_texts_as_far_as_into_packed_ones() -> None:
+    model = packed(make_model("mistral", torch.float64, sliding_window=4))
+    tokens = random_tokens(LENGTHS, torch.float64)
+    found = run(model, ROWS, tokens, filled(model, ROWS))
+    assert largest_difference(found, run(model, ROWS, tokens, None)) < 1e-7
+    unlimited = packed(make_model("mistral", torch.float64))
+    assert largest_difference(found, run(unlimited, ROWS, tokens, None)) > 1e-5

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,11 +7,12 @@ from torch import Tensor
 from encoders.errors import PackingError
 from encoders.packed.attention_layout import AttentionLayout, Segment
 from encoders.packed.packed_attention import packed_attention
-from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedRow, pack
-from tests.encoders.conftest import ARCHITECTURES, make_model, packed
+from encoders.packed.scoring import answer_log_probs
+from tests.encoders.conftest import make_model, packed, plain_log_probs
 
 HEAD = Segment(0, 5)
+SECOND_SLIDES = ["full_attention", "sliding_attention"]
 SEGMENTS = (HEAD, Segment(5, 8, HEAD), Segment(8, 9, HEAD), Segment(9, 13))
 
 
@@ -62,15 +65,24 @@ def test_a_base_that_attends_in_another_way_is_refused(name: str, reason: str) -
         model.logits(pack([PackedRow(None, (1, 2, 3))], {}), {})
 
 
-@pytest.fixture(scope="module")
-def mistral() -> PackedModel:
-    return packed(make_model("mistral"))
-
-
-def test_a_row_longer_than_the_sliding_window_is_refused(mistral: PackedModel) -> None:
-    window = ARCHITECTURES["mistral"][1]["sliding_window"]
-    row = PackedRow(None, tuple(range(1, window + 1)), ((1,),))
-    mistral.logits(pack([row], {}), {})
-    longer = PackedRow(None, tuple(range(1, window + 1)), ((1, 2),))
-    with pytest.raises(PackingError, match=f"{window + 1} positions, .* window of {window}"):
-        mistral.logits(pack([longer], {}), {})
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mistral", {}),
+        ("qwen3", {"use_sliding_window": True, "layer_types": SECOND_SLIDES}),
+    ],
+)
+def test_rows_longer_than_the_sliding_window_equal_plain_runs(
+    name: str, changes: dict[str, Any]
+) -> None:
+    model = make_model(name, torch.float64, sliding_window=4, **changes)
+    head = tuple(range(10, 17))
+    rows = [
+        PackedRow(None, (*head, 20, 21), ((1, 2, 3), (4, 5))),
+        PackedRow(None, (*head, 22), ((6, 7),)),
+        PackedRow(None, (30, 31), ((8,),)),
+    ]
+    expected = plain_log_probs(model, rows, {}, "sdpa")
+    batch = pack(rows, {})
+    scores = answer_log_probs(packed(model).logits(batch, {}), batch)
+    assert float((scores - expected).detach().abs().max()) < 1e-6

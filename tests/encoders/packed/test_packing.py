@@ -146,3 +146,8 @@ def test_a_small_pack_gets_filler_that_changes_nothing() -> None:
     assert len(batch.token_ids) == len(batch.position_ids) == MIN_POSITIONS
     assert batch.kept.tolist() == [5, 6]
     assert int(batch.virtual_positions.max()) < batch.num_positions
+
+
+def test_a_batch_that_is_on_its_device_already_is_left_as_it_is() -> None:
+    batch = pack([PackedRow("p", (*HEAD, 1), ((7, 8),))], LENGTHS)
+    assert batch.to(batch.token_ids.device) is batch
