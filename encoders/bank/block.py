@@ -23,7 +23,7 @@ class Block:
         self.num_rows = 0
 
         def stack(size: Sequence[int]) -> Tensor:
-            return torch.zeros((capacity, *size), dtype=shape.dtype, device=shape.device)
+            return torch.empty((capacity, *size), dtype=shape.dtype, device=shape.device)
 
         self._weights = stack((shape.num_elements,))
         self._parameters = named_views(shape.parameters, self._weights)

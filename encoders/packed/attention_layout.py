@@ -11,6 +11,7 @@ padded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -100,6 +101,16 @@ class AttentionLayout:
             offset += len(group) * width
             buckets.append(bucket)
         return cls(tuple(buckets), restore, longest_row(segments))
+
+    @cached_property
+    def query(self) -> Tensor:
+        """The queries of all buckets, one behind the other: one gather a layer serves them all."""
+        return torch.cat([bucket.query.flatten() for bucket in self.buckets])
+
+    @cached_property
+    def key(self) -> Tensor:
+        """The packed keys of all buckets, one behind the other."""
+        return torch.cat([bucket.key.flatten() for bucket in self.buckets])
 
     def to(self, device: torch.device) -> "AttentionLayout":
         buckets = tuple(bucket.to(device) for bucket in self.buckets)

@@ -65,10 +65,7 @@ def packed_attention(
     if isinstance(packed_layout, FlexLayout):
         keys, values = _behind(cache, new)
         return packed_layout.attend(query, keys, values, scaling, window).transpose(1, 2), None
-    parts = [
-        _attend(q, new, cache, bucket, bucket.mask_within(window), scaling, dropout)
-        for bucket in packed_layout.buckets
-    ]
+    parts = _attend_all(q, new, cache, packed_layout, window, scaling, dropout)
     return torch.cat(parts).index_select(0, packed_layout.restore).unsqueeze(0), None
 
 
@@ -88,40 +85,65 @@ def _behind(cache: LayerStates | None, new: LayerStates) -> tuple[Tensor, Tensor
     return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
 
 
-def _attend(
+def _attend_all(
     query: Tensor,
     new: LayerStates,
     cache: LayerStates | None,
-    bucket: Bucket,
+    layout: AttentionLayout,
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> list[Tensor]:
+    """Attention of each bucket, [B*Q, H, d]."""
+    query_sizes = [bucket.query.numel() for bucket in layout.buckets]
+    key_sizes = [bucket.key.numel() for bucket in layout.buckets]
+    queries = query.index_select(0, layout.query).split(query_sizes)
+    keys = new.key.index_select(0, layout.key).split(key_sizes)
+    values = new.value.index_select(0, layout.key).split(key_sizes)
+    return [
+        _attend(
+            q,
+            _behind_cached(k, cache.key if cache else None, bucket),
+            _behind_cached(v, cache.value if cache else None, bucket),
+            bucket.mask_within(window),
+            scaling,
+            dropout,
+        )
+        for q, k, v, bucket in zip(queries, keys, values, layout.buckets, strict=True)
+    ]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     mask: Tensor,
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Attention of one bucket: [B*Q, H, d].
+    """Attention of one bucket: query [B*Q, H, d], key and value [B, G, K, d], mask [B, 1, Q, K].
 
     The r queries that share a key head are laid behind each other, so that keys and values are
-    never repeated: [B, G, r*Q, d] against [B, G, C+K, d].
+    never repeated: [B, G, r*Q, d] against [B, G, K, d].
     """
-    num_rows, num_queries = bucket.query.shape
-    num_groups, head_dim = new.key.shape[1:]
+    num_rows, num_groups, _, head_dim = key.shape
     repeats = query.shape[1] // num_groups
-    q = query.index_select(0, bucket.query.flatten())
-    q = q.view(num_rows, num_queries, num_groups, repeats, head_dim).permute(0, 2, 3, 1, 4)
+    q = query.view(num_rows, -1, num_groups, repeats, head_dim).permute(0, 2, 3, 1, 4)
     attended = F.scaled_dot_product_attention(
-        q.reshape(num_rows, num_groups, repeats * num_queries, head_dim),
-        _gather(new.key, cache.key if cache else None, bucket),
-        _gather(new.value, cache.value if cache else None, bucket),
+        q.reshape(num_rows, num_groups, -1, head_dim),
+        key,
+        value,
         attn_mask=mask.repeat(1, 1, repeats, 1),
         dropout_p=dropout,
         scale=scaling,
     )
-    attended = attended.view(num_rows, num_groups, repeats, num_queries, -1)
+    attended = attended.view(num_rows, num_groups, repeats, -1, value.shape[-1])
     return attended.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
 
 
-def _gather(new: Tensor, cached: Tensor | None, bucket: Bucket) -> Tensor:
-    """A bucket's keys or values [B, G, C+K, d], from new [N, G, d] and cached [C', G, d]."""
-    own = new.index_select(0, bucket.key.flatten()).view(*bucket.key.shape, *new.shape[1:])
+def _behind_cached(own: Tensor, cached: Tensor | None, bucket: Bucket) -> Tensor:
+    """A bucket's keys or values [B, G, C+K, d], from its own [B*K, G, d] and all cached ones."""
+    own = own.view(*bucket.key.shape, *own.shape[1:])
     if bucket.cached.shape[1]:
         assert cached is not None, "the layout has cached segments, but no states came with it"
         index = bucket.cached

@@ -5,6 +5,7 @@ The model may be a DeepSpeed ZeRO-3 module: embeddings are looked up through
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,7 +83,7 @@ class PackedModel:
         kept: Tensor,
         **attention: object,
     ) -> Tensor:
-        with OneDnnLinear():
+        with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
             output = self.model(
                 inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
