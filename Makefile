@@ -32,7 +32,7 @@ demo: $(VENV)/.demo  ## Train, register, promote and batch-run real tasks on a r
 	@PATH="$(CURDIR)/$(BIN):$$PATH" TUTTI_HOME="$${TUTTI_HOME:-$(CURDIR)/.tutti}" examples/demo.sh
 
 test: setup  ## Run the tests (under ten minutes on two cores)
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -m "not faults" -n 2 --no-loadscope-reorder
 
 test-faults: setup  ## Run the tests that kill processes on purpose
 	$(BIN)/python -m pytest -m faults
@@ -47,9 +47,12 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.demo  ## Measure against PEFT; results go to benchmarks/results/
-	$(BIN)/python -m benchmarks.train_step
-	$(BIN)/python -m benchmarks.context_cache
+bench: $(VENV)/.demo  ## Measure against PEFT (an hour); results go to benchmarks/results/
+	$(BIN)/python -m benchmarks.matmul_peak
+	$(BIN)/python -m benchmarks.context_cache --peft-trials 4
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.real_tasks --tasks country-continent country-language noun-class
+	$(BIN)/python -m benchmarks.train_step --tasks 8 32
 
 clean:  ## Remove .venv and the demo's data directory
 	rm -rf $(VENV) .tutti

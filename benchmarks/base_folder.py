@@ -1,12 +1,17 @@
-"""Finds the base to measure on: a folder given, the registered one, or a fresh conversion."""
+"""The base to measure on: a folder given, the registered one, or a fresh conversion."""
 
 import importlib.util
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from encoders.packed.packed_model import PackedModel
 from orchestrator.bases.base_store import BaseStore
+from orchestrator.bases.quiet_transformers import quiet_transformers
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.errors import InvalidInput, TuttiError
 from orchestrator.settings import read_settings
@@ -27,6 +32,31 @@ def base_folder(given: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="tutti-benchmark-") as home:
         yield _converted(Path(home))
+
+
+def load_packed(folder: Path, dtype: torch.dtype = torch.float32) -> PackedModel:
+    """The base as Tutti runs it."""
+    with quiet_transformers():
+        return PackedModel.load(folder, dtype)
+
+
+def load_plain(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The base as PEFT gets it."""
+    with quiet_transformers() as transformers:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+
+
+def base_name(folder: Path) -> str:
+    """The model's architecture and size; a folder's name says little to others."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return (
+        f"{config.architectures[0]}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+        f"vocabulary {config.vocab_size}"
+    )
 
 
 def _registered() -> Path | None:

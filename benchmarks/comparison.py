@@ -1,26 +1,30 @@
-"""Runs both sides on the same weights and rows: checks that they agree, then times them in turn."""
+"""Two sides on the same weights and rows: that they agree, and how long they take in turn."""
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from benchmarks.peft_loop import VARIANTS, PeftLoop, PeftVariant
-from benchmarks.tutti_loop import TuttiLoop
-from benchmarks.workload import BenchmarkTask, Workload
-from encoders.packed.packed_model import PackedModel
+from benchmarks.workload import BenchmarkTask
 
+#: In double precision, where the sides must agree.
 MAX_RELATIVE_ERROR = 1e-4
+#: In float32 the two sides round differently (other kernels, other orders), and 30 layers make more
+#: of it: against double precision each side is up to 5e-4 off on random texts.
+MAX_FLOAT32_ERROR = 5e-3
 
 
 class Loop(Protocol):
     """A side: steps all its tasks, and tells what the last step took."""
 
-    num_positions: int
-    num_passes: int
+    @property
+    def num_positions(self) -> int: ...
+
+    @property
+    def num_passes(self) -> int: ...
 
     def step(self) -> dict[str, float]: ...
 
@@ -29,12 +33,10 @@ class Loop(Protocol):
 
 @dataclass
 class Timing:
-    """Seconds of each timed step: by the clock, and of processor time over all threads."""
+    """Seconds of each measured piece of work: by the clock, and of processor time, all threads."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
-    num_positions: int = 0
-    num_passes: int = 0
 
     @property
     def median_s(self) -> float:
@@ -44,13 +46,20 @@ class Timing:
     def median_cpu_s(self) -> float:
         return statistics.median(self.cpu_seconds)
 
-    def measure(self, loop: Loop) -> None:
-        """Take one step and note its time."""
+    def measure(self, work: Callable[[], object]) -> None:
         cpu, clock = time.process_time(), time.perf_counter()
-        loop.step()
+        work()
         self.seconds.append(time.perf_counter() - clock)
         self.cpu_seconds.append(time.process_time() - cpu)
-        self.num_positions, self.num_passes = loop.num_positions, loop.num_passes
+
+
+def time_in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Do all of `works`, one after the other, `repeats` times."""
+    timings = {name: Timing() for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            timings[name].measure(work)
+    return timings
 
 
 @dataclass(frozen=True)
@@ -59,93 +68,40 @@ class Agreement:
 
     loss_error: float
     gradient_error: float
+    limit: float = MAX_RELATIVE_ERROR
 
     @property
     def is_exact(self) -> bool:
         """False for a NaN as well."""
-        return self.loss_error < MAX_RELATIVE_ERROR and self.gradient_error < MAX_RELATIVE_ERROR
+        return self.loss_error < self.limit and self.gradient_error < self.limit
+
+    def __str__(self) -> str:
+        errors = (
+            f"relative error of losses {self.loss_error:.1e}, of gradients "
+            f"{self.gradient_error:.1e}"
+        )
+        return errors if self.is_exact else f"{errors}: at least {self.limit:g}, not equal"
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was found for one number of tasks."""
-
-    num_tasks: int
-    agreement: Agreement
-    tutti: Timing
-    peft: Timing
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster Tutti is, by the medians."""
-        return self.peft.median_s / self.tutti.median_s
-
-    @property
-    def cpu_ratio(self) -> float:
-        return self.peft.median_cpu_s / self.tutti.median_cpu_s
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Both bases, loaded once, and what is asked of them."""
-
-    packed: PackedModel
-    peft_base: Any
-    workload: Workload
-    max_positions: int
-
-    def compare(self, tasks: Sequence[BenchmarkTask], variant: PeftVariant, repeats: int) -> Result:
-        """Check the first step, which also warms up; then time `repeats` steps of each in turn."""
-        tutti, peft = self._open(tasks, variant)
-        found = agreement(tutti, peft, tasks)
-        timings = Timing(), Timing()
-        if found.is_exact:
-            _measure_in_turn(zip(timings, (tutti, peft), strict=True), repeats)
-        return Result(len(tasks), found, *timings)
-
-    def time_variants(
-        self, tasks: Sequence[BenchmarkTask], repeats: int
-    ) -> dict[PeftVariant, Timing]:
-        """Time PEFT's variants in turn, after one step each to warm up."""
-        loops = {variant: self._open(tasks, variant)[1] for variant in VARIANTS}
-        for loop in loops.values():
-            loop.step()
-        timings = {variant: Timing() for variant in VARIANTS}
-        _measure_in_turn([(timings[v], loops[v]) for v in VARIANTS], repeats)
-        return timings
-
-    def _open(
-        self, tasks: Sequence[BenchmarkTask], variant: PeftVariant
-    ) -> tuple[TuttiLoop, PeftLoop]:
-        tutti = TuttiLoop(self.packed, tasks, self.workload, self.max_positions)
-        weights = {task.name: tutti.weights(task.name) for task in tasks}
-        return tutti, PeftLoop(self.peft_base, tasks, self.workload, weights, variant)
-
-
-def fastest(timings: Mapping[PeftVariant, Timing]) -> PeftVariant:
-    return min(timings, key=lambda variant: timings[variant].median_s)
-
-
-def _measure_in_turn(pairs: Iterable[tuple[Timing, Loop]], repeats: int) -> None:
-    pairs = list(pairs)
-    for _ in range(repeats):
-        for timing, loop in pairs:
-            timing.measure(loop)
-
-
-def agreement(tutti: Loop, peft: Loop, tasks: Sequence[BenchmarkTask]) -> Agreement:
+def agreement(
+    ours: Loop, theirs: Loop, tasks: Sequence[BenchmarkTask], limit: float = MAX_RELATIVE_ERROR
+) -> Agreement:
     """Take the first step of both and compare every task's loss and gradients."""
-    ours, theirs = tutti.step(), peft.step()
-    loss_error = max(abs(ours[name] - theirs[name]) / abs(theirs[name]) for name in theirs)
+    our_losses, their_losses = ours.step(), theirs.step()
+    loss_error = max(relative_error(our_losses[t.name], their_losses[t.name]) for t in tasks)
     errors = [
         error
         for task in tasks
-        for error in _relative_errors(tutti.gradients(task.name), peft.gradients(task.name))
+        for error in _gradient_errors(ours.gradients(task.name), theirs.gradients(task.name))
     ]
-    return Agreement(loss_error, max(errors))
+    return Agreement(loss_error, max(errors), limit)
 
 
-def _relative_errors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[float]:
+def relative_error(ours: float, theirs: float) -> float:
+    return abs(ours - theirs) / abs(theirs)
+
+
+def _gradient_errors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[float]:
     """||ours - theirs|| / ||theirs|| of each parameter; both sides must have the same ones."""
     if ours.keys() != theirs.keys() or not theirs:
         raise ValueError(f"gradients of {sorted(ours)} against {sorted(theirs)}")

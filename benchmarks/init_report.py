@@ -1,6 +1,5 @@
 """What the starts saved: steps to a loss, medians over seeds, as JSON and as Markdown."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.init_runs import RANDOM, STARTS, Curve, Key
+from benchmarks.machine import machine_notes
+from benchmarks.report import table, write_results
 
 WINDOW = 5  # steps over which a training loss is averaged
 
@@ -34,16 +35,14 @@ class InitReport:
 
     def write(self, folder: Path, name: str) -> None:
         """Write `name`.json and `name`.md into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
         figures = [
             {"task": key.task, "seed": key.seed, "start": key.start}
             | vars(curve)
             | self._steps(key)
             for key, curve in self.curves.items()
         ]
-        text = json.dumps({**self.facts, "seconds": self.seconds, "runs": figures}, indent=1)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        (folder / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
+        facts = {**self.facts, "seconds": self.seconds, "runs": figures}
+        write_results(folder, name, facts, self.markdown())
 
     def _steps(self, key: Key) -> dict[str, int | None]:
         """Steps to the losses that the same task and seed has from random, halfway and at its
@@ -68,7 +67,7 @@ class InitReport:
             "steps to random's last loss", "of random's", "last eval loss", "last eval accuracy",
         )  # fmt: skip
         rows = [self._row(start, task) for start in STARTS]
-        return [_line(columns), _line(["---", *["---:"] * (len(columns) - 1)]), *map(_line, rows)]
+        return table(columns, rows, num_left=1)
 
     def _row(self, start: str, task: str | None) -> list[str]:
         keys = [k for k in self.curves if k.start == start and task in (None, k.task)]
@@ -98,9 +97,9 @@ class InitReport:
         facts = self.facts
         seeds = len({key.seed for key in self.curves})
         steps = f"{self.num_steps} steps" if self.num_steps else "the spec's steps"
-        machine = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
         texts = "; ".join(f"{task}: `{text}`" for task, text in facts["texts"].items())
-        return f"""\
+        return (
+            f"""\
 - Medians over {seeds} seeds; each spec's own encoder, learning rate and schedule, over {steps}.
   Losses are of training, averaged over {WINDOW} steps. Under every start of a task and seed the
   weights of the encoder and the batches are the same.
@@ -108,14 +107,11 @@ class InitReport:
   ({facts["scale"]:.3f}), no anchor. The others are AnchoredPrompt. mean of others: the mean of the
   other tasks' prompts of the same seed, trained from random.
 - text: the candidate answers, cut to the prompt's length. {texts}.
-- Base: {facts["base"]}. All runs packed in one process: {self.seconds / 60:.0f} min.
-- Machine: {machine}; other processes used {facts["cores_of_others"]:.2f} cores on average (figures
-  here count steps, not seconds).""".splitlines()
+- Base: {facts["base"]}. All runs packed in one process: {self.seconds / 60:.0f} min. Figures here
+  count steps, not seconds.""".splitlines()
+            + [f"- {note}" for note in machine_notes(facts)]
+        )
 
 
 def _median(values: Iterable[float]) -> str:
     return f"{statistics.median(values):.2f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

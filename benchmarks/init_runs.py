@@ -6,27 +6,24 @@ and schedule of a task and seed are the same under every start.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
+from benchmarks.example_tasks import read_example, read_task_data
+from encoders.bank.encoder_bank import EncoderBank
 from encoders.modules.prompt_init import embedding_scale, mean_of_prompts
 from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.text.tokenization import TextTokenizer
-from orchestrator.domain.dataset import read_dataset
-from orchestrator.domain.spec_file import read_spec
 from orchestrator.domain.task_spec import InitSpec, TaskSpec
-from orchestrator.training.prompt_module import build_prompt, virtual_tokens_of
 from orchestrator.training.prompt_start import PromptStart, look_up_starts
 from orchestrator.training.rank_loop import RankLoop
 from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
-from orchestrator.training.task_data import TaskData, encode_task
+from orchestrator.training.task_data import TaskData
 from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
 from orchestrator.training.worker import MAX_POSITIONS
 
-TASKS = Path(__file__).parents[1] / "examples" / "tasks"
 CACHE_BYTES = 4 << 30
 
 RANDOM, SCALED, VOCABULARY, TEXT, MEAN = STARTS = (
@@ -61,7 +58,7 @@ class InitRuns:
         self._base, self._tokenizer, self._every = base, tokenizer, every
         self._embeddings = base.model.model.get_input_embeddings()
         self.scale = embedding_scale(self._embeddings, tokenizer.text_ids)
-        self._specs = {task: read_spec(TASKS / f"{task}.yaml") for task in tasks}
+        self._specs = {task: read_example(task) for task in tasks}
         self._data = {task: self._read(spec) for task, spec in self._specs.items()}
 
     def texts(self) -> dict[str, str]:
@@ -82,7 +79,8 @@ class InitRuns:
     def _run(
         self, keys: Sequence[Key], steps: int | None, tables: Mapping[Key, Tensor]
     ) -> dict[Key, TaskTrainer]:
-        trainers = {key: self._trainer(key, steps, tables.get(key)) for key in keys}
+        bank = EncoderBank()
+        trainers = {key: self._trainer(key, steps, tables.get(key), bank) for key in keys}
         runs = [TaskRun(trainer.spec.task, trainer) for trainer in trainers.values()]
         print(f"training {len(runs)} prompts together", flush=True)
         cache = ContextCache(self._base.model, CacheBudget(CACHE_BYTES))
@@ -90,21 +88,21 @@ class InitRuns:
         RankLoop(self._base, passes, runs, _ignore, _ignore).run()
         return trainers
 
-    def _trainer(self, key: Key, steps: int | None, table: Tensor | None) -> TaskTrainer:
+    def _trainer(
+        self, key: Key, steps: int | None, table: Tensor | None, bank: EncoderBank
+    ) -> TaskTrainer:
         spec = self._spec(key, steps)
         if key.start == SCALED:
-            table = self._scaled(spec)
+            table = self._scaled(spec, self._data[key.task])
         if table is not None:
             start: PromptStart | None = PromptStart(table, self.scale)
         else:
             start = look_up_starts({"": spec}, self._tokenizer, self._embeddings).get("")
-        return TaskTrainer(spec, self._data[key.task], self._base.model.token_dim, start)
+        return TaskTrainer(spec, self._data[key.task], self._base.model.token_dim, start, bank)
 
-    def _scaled(self, spec: TaskSpec) -> Tensor:
+    def _scaled(self, spec: TaskSpec, data: TaskData) -> Tensor:
         """The random encoder's own output at the base's scale: no anchor, but the same gain."""
-        length = spec.parsed_template().num_virtual_tokens
-        plain = build_prompt(spec.encoder, length, self._base.model.token_dim, spec.training.seed)
-        tokens = virtual_tokens_of(plain).detach()
+        tokens = TaskTrainer(spec, data, self._base.model.token_dim).virtual_tokens()
         return tokens * (self.scale / tokens.square().mean().sqrt())
 
     def _mean_of_others(self, key: Key, trained: Mapping[Key, TaskTrainer]) -> Tensor:
@@ -130,17 +128,8 @@ class InitRuns:
         )
 
     def _read(self, spec: TaskSpec) -> TaskData:
-        """The task's training and eval rows; there is nothing to report on test rows here."""
-        fields = sorted({*spec.parsed_template().fields, spec.answer})
-        datasets = {
-            split: read_dataset(TASKS / file, fields)
-            for split, file in spec.data.files().items()
-            if split != "test"
-        }
-        plain = spec.evaluation.model_copy(update={"manual_prompt": None})
-        spec = spec.model_copy(update={"evaluation": plain})
         max_length = self._base.model.model.config.max_position_embeddings
-        return encode_task(spec, datasets, self._tokenizer, max_length)
+        return read_task_data(spec, self._tokenizer, max_length)
 
 
 def _curve(trainer: TaskTrainer) -> Curve:

@@ -3,14 +3,49 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from orchestrator.code_version import code_version
 
 PACKAGES = ("torch", "peft", "transformers")
+BUSY_CORES = 0.2  # of other processes, on average: above this, times by the clock are not trusted
+
+
+class Surroundings:
+    """The machine, and what went on there beside the benchmark since this was made."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._machine = describe_machine(num_threads)
+        self._before = load_average()
+        self._meter = BusyMeter.start()
+
+    def facts(self) -> dict[str, Any]:
+        """For the results: `machine`, and `load` up to now."""
+        cores = self._meter.cores_of_others()
+        load = {
+            "before": self._before,
+            "after": load_average(),
+            "cores_of_others": cores,
+            "was_busy": cores > BUSY_CORES,
+        }
+        return {"machine": self._machine, "load": load}
+
+
+def machine_notes(facts: Mapping[str, Any]) -> list[str]:
+    """The sentences a results file ends with."""
+    load = facts["load"]
+    machine = ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
+    busy = (
+        f"{'**The machine was busy**' if load['was_busy'] else 'The machine was quiet'}: other "
+        f"processes used {load['cores_of_others']:.2f} cores on average (load average "
+        f"{load['before'][0]} before, {load['after'][0]} after)."
+    )
+    return [f"Machine: {machine}.", busy]
 
 
 def describe_machine(num_threads: int) -> dict[str, object]:
@@ -29,7 +64,10 @@ def describe_machine(num_threads: int) -> dict[str, object]:
 
 @dataclass
 class BusyMeter:
-    """How many cores other processes kept busy, on average, since it was started."""
+    """How many cores other processes kept busy, on average, since it was started.
+
+    Child processes are the benchmark's own, once they have ended.
+    """
 
     clock: float
     own_s: float
@@ -37,10 +75,10 @@ class BusyMeter:
 
     @classmethod
     def start(cls) -> "BusyMeter":
-        return cls(time.perf_counter(), time.process_time(), _busy_seconds())
+        return cls(time.perf_counter(), _own_seconds(), _busy_seconds())
 
     def cores_of_others(self) -> float:
-        own = time.process_time() - self.own_s
+        own = _own_seconds() - self.own_s
         busy = _busy_seconds() - self.all_s
         return max(0.0, busy - own) / (time.perf_counter() - self.clock)
 
@@ -48,6 +86,11 @@ class BusyMeter:
 def load_average() -> list[float]:
     """The number of processes that want a core, over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of its children that ended."""
+    return sum(os.times()[:4])
 
 
 def _busy_seconds() -> float:

@@ -1,44 +1,14 @@
-"""PEFT's side (opponent B): one process, one base, an adapter per task, one task after the other.
-
-Rows are padded on the right to the longest of their batch. Left padding, which would put all
-answers in the same last columns, is not exact here: PEFT ignores position ids, so the padding
-would stand between the prompt and the text. A tensor `logits_to_keep` does better anyway.
-"""
+"""PEFT's side (opponent B): one process, one base, an adapter per task, tasks in turn."""
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.peft_loss import PeftVariant, Row
 from benchmarks.workload import BenchmarkTask, Workload
-from orchestrator.training.task_data import Example
-
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class PeftVariant:
-    """A way to write the loop. All are exact; the fastest is the opponent.
-
-    keeps_answers: logits at answer positions alone (`logits_to_keep` [B, A]), no `labels`.
-    passes_mask: the attention mask is passed, as collators do. A causal model with padding on the
-    right does not need it, and attention without a mask has a faster kernel.
-    """
-
-    name: str
-    keeps_answers: bool
-    passes_mask: bool
-
-
-VARIANTS = (
-    PeftVariant("labels, attention mask, all logits", False, True),
-    PeftVariant("answer logits only, attention mask", True, True),
-    PeftVariant("answer logits only, no attention mask", True, False),
-)
 
 
 class PeftLoop:
@@ -53,60 +23,34 @@ class PeftLoop:
         variant: PeftVariant,
     ) -> None:
         self._model = _peft_model(base, tasks, workload)
-        self._tasks, self._workload, self._variant = tasks, workload, variant
+        self._variant, self._num_virtual_tokens = variant, workload.num_virtual_tokens
+        self._rows = {task.name: _rows(task) for task in tasks}
         self._encoders = {task.name: self._model.prompt_encoder[task.name] for task in tasks}
         for name, encoder in self._encoders.items():
             encoder.load_state_dict(weights[name])
         self._optimizers = {
-            name: torch.optim.AdamW(
-                encoder.parameters(), lr=workload.learning_rate, weight_decay=0.0
+            task.name: torch.optim.AdamW(
+                self._encoders[task.name].parameters(), lr=task.learning_rate, weight_decay=0.0
             )
-            for name, encoder in self._encoders.items()
+            for task in tasks
         }
-        self.num_positions = 0
         self.num_passes = len(tasks)
+        self.num_positions = sum(
+            variant.num_positions(rows, workload.num_virtual_tokens) for rows in self._rows.values()
+        )
 
     def step(self) -> dict[str, float]:
         """One optimizer step of each task; returns the tasks' losses before it."""
-        self.num_positions = 0
-        return {task.name: self._step(task) for task in self._tasks}
+        return {name: self._step(name) for name in self._rows}
 
-    def _step(self, task: BenchmarkTask) -> float:
-        self._model.set_adapter(task.name)
-        optimizer = self._optimizers[task.name]
-        loss = self._answer_loss(task) if self._variant.keeps_answers else self._label_loss(task)
+    def _step(self, name: str) -> float:
+        self._model.set_adapter(name)
+        optimizer = self._optimizers[name]
+        loss = self._variant.loss(self._model, self._rows[name], self._num_virtual_tokens)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
-
-    def _label_loss(self, task: BenchmarkTask) -> Tensor:
-        """The usual loop: whole rows, and labels that are ignored outside the answer."""
-        texts = [_text(example) for example in task.examples]
-        rows = [(*text, *e.answer) for text, e in zip(texts, task.examples, strict=True)]
-        labels = [
-            [*[IGNORED] * len(text), *example.answer]
-            for text, example in zip(texts, task.examples, strict=True)
-        ]
-        output = self._forward(rows, labels=_padded(labels, IGNORED))
-        loss: Tensor = output.loss
-        return loss
-
-    def _answer_loss(self, task: BenchmarkTask) -> Tensor:
-        """The LM head at answer positions alone; the answer's last token is no input."""
-        rows = [(*_text(example), *example.answer[:-1]) for example in task.examples]
-        first = torch.tensor([len(example.context) - 1 for example in task.examples])
-        kept = first[:, None] + torch.arange(self._workload.answer_length)
-        logits = self._forward(rows, logits_to_keep=kept).logits
-        labels = torch.tensor([example.answer for example in task.examples])
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-
-    def _forward(self, rows: Sequence[Sequence[int]], **options: Tensor) -> Any:
-        ids = _padded(rows, 0)
-        self.num_positions += ids.numel() + len(rows) * self._workload.num_virtual_tokens
-        if self._variant.passes_mask:
-            options["attention_mask"] = _padded([[1] * len(row) for row in rows], 0)
-        return self._model(input_ids=ids, use_cache=False, **options)
 
     def gradients(self, name: str) -> dict[str, Tensor]:
         """The last step's gradient of every encoder parameter of a task."""
@@ -115,6 +59,14 @@ class PeftLoop:
             for key, parameter in self._encoders[name].named_parameters()
             if parameter.grad is not None
         }
+
+
+def _rows(task: BenchmarkTask) -> list[Row]:
+    """The task's rows without virtual tokens, which PEFT puts first itself."""
+    return [
+        (tuple(token for token in example.context if token >= 0), example.answer)
+        for example in task.examples
+    ]
 
 
 def _peft_model(base: Any, tasks: Sequence[BenchmarkTask], workload: Workload) -> Any:
@@ -134,13 +86,3 @@ def _peft_model(base: Any, tasks: Sequence[BenchmarkTask], workload: Workload) -
         for task in tasks[1:]:
             model.add_adapter(task.name, config())
     return model
-
-
-def _text(example: Example) -> tuple[int, ...]:
-    """The context without its virtual tokens, which PEFT puts first."""
-    return tuple(token for token in example.context if token >= 0)
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

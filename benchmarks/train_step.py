@@ -1,131 +1,171 @@
-"""The time of one training step of N P-tuning prompts, by Tutti and by PEFT.
+"""How much faster is a training step of N prompts, prompt first (exact mode), than PEFT's?
 
-Run as `python -m benchmarks.train_step`. Exits 1 if the two sides disagree in loss or gradient.
+Run as `python -m benchmarks.train_step`. Exits 1 if the sides disagree in loss or gradient. Results
+are written after each number of tasks, so a run that is cut keeps what it has.
 """
 
 import argparse
-import os
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.base_folder import base_folder
-from benchmarks.comparison import MAX_RELATIVE_ERROR, Result, Sides, fastest
-from benchmarks.machine import BusyMeter, describe_machine, load_average
-from benchmarks.report import Report
-from benchmarks.workload import Workload, make_tasks
+from benchmarks.base_folder import base_name, load_packed, load_plain
+from benchmarks.command import new_parser, positive, run
+from benchmarks.comparison import MAX_FLOAT32_ERROR, Agreement, Timing, agreement, time_in_turn
+from benchmarks.machine import Surroundings
+from benchmarks.peft_loop import PeftLoop
+from benchmarks.peft_loss import VARIANTS, PeftVariant
+from benchmarks.report import at_least, write_results
+from benchmarks.train_step_report import TARGETS, StepReport, StepResult
+from benchmarks.tutti_loop import TuttiLoop
+from benchmarks.workload import BenchmarkTask, Workload, make_tasks
 from encoders.packed.packed_model import PackedModel
-from orchestrator.bases.quiet_transformers import quiet_transformers
-from orchestrator.domain.errors import TuttiError
 from orchestrator.training.worker import MAX_POSITIONS
 
-RESULTS = Path(__file__).parent / "results"
+NUM_CHECKED = 2  # tasks compared in double precision, which is slow
 
 
-def main() -> int:
-    """Measure, print the table, and write it to the results folder."""
-    arguments = _parse()
-    torch.set_num_threads(arguments.threads)
-    try:
-        with base_folder(arguments.base) as folder:
-            report = _measure(folder, arguments)
-    except TuttiError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    if report is None:
-        return 1
-    report.write(arguments.output, "train_step")
+@dataclass(frozen=True)
+class Sides:
+    """Both bases, loaded once, and the workload both are given."""
+
+    packed: PackedModel
+    peft_base: Any
+    workload: Workload
+    max_positions: int
+
+    def tasks(self, num_tasks: int) -> list[BenchmarkTask]:
+        return make_tasks(self.workload, num_tasks, self.peft_base.config.vocab_size)
+
+    def compare(self, num_tasks: int, variant: PeftVariant, repeats: int) -> StepResult:
+        """Check the first step, which also warms up; then time `repeats` steps of each in turn."""
+        tasks = self.tasks(num_tasks)
+        tutti, peft = self._open(tasks, variant)
+        found = agreement(tutti, peft, tasks, MAX_FLOAT32_ERROR)
+        works = {"Tutti": tutti.step, "PEFT": peft.step}
+        timings = time_in_turn(works, repeats if found.is_exact else 0)
+        lengths = [length for task in tasks for length in task.text_lengths]
+        return StepResult(
+            self.workload.num_virtual_tokens, num_tasks, found, timings["Tutti"], timings["PEFT"],
+            (tutti.num_positions, peft.num_positions), (tutti.num_passes, peft.num_passes), lengths,
+        )  # fmt: skip
+
+    def agree(self, variant: PeftVariant) -> Agreement:
+        """Compare the first step of a few tasks."""
+        tasks = self.tasks(NUM_CHECKED)
+        return agreement(*self._open(tasks, variant), tasks)
+
+    def time_variants(self, repeats: int) -> dict[str, Timing]:
+        """Time PEFT's variants at one task, in turn, after one step each to warm up."""
+        loops = {variant.name: self._open(self.tasks(1), variant)[1] for variant in VARIANTS}
+        for loop in loops.values():
+            loop.step()
+        return time_in_turn({name: loop.step for name, loop in loops.items()}, repeats)
+
+    def _open(
+        self, tasks: Sequence[BenchmarkTask], variant: PeftVariant
+    ) -> tuple[TuttiLoop, PeftLoop]:
+        tutti = TuttiLoop(self.packed, tasks, self.workload, self.max_positions)
+        weights = {task.name: tutti.weights(task.name) for task in tasks}
+        return tutti, PeftLoop(self.peft_base, tasks, self.workload, weights, variant)
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> bool:
+    """All comparisons, written as they come; False as soon as one of them is not exact."""
+    surroundings = Surroundings(arguments.threads)
+    sides = _sides(folder, arguments, torch.float32)
+    variants = {v: s.time_variants(max(arguments.repeats)) for v, s in sides.items()}
+    opponents = {v: _fastest(timings) for v, timings in variants.items()}
+    sizes = list(zip(arguments.tasks, arguments.repeats, strict=True))
+    plan = list(product(arguments.virtual_tokens, sizes))
+    in_double = _agree_in_double(folder, arguments, opponents)
+    if not all(each.is_exact for each in in_double.values()):
+        return False
+    results: list[StepResult] = []
+    for num_virtual, (num_tasks, repeats) in plan:
+        result = sides[num_virtual].compare(num_tasks, opponents[num_virtual], repeats)
+        _tell(result)
+        if not result.agreement.is_exact:
+            return False
+        results.append(result)
+        missing = [(v, n) for v, (n, _) in plan[len(results) :]]
+        report = StepReport(
+            surroundings.facts(), base_name(folder), sides[num_virtual].workload,
+            arguments.max_positions, variants, results, missing, in_double,
+        )  # fmt: skip
+        write_results(arguments.output, "train_step", report.facts(), report.markdown())
     print(f"\n{report.markdown()}\nwritten to {arguments.output}")
-    return 0
+    return True
 
 
-def _measure(folder: Path, arguments: argparse.Namespace) -> Report | None:
-    """All comparisons; None as soon as one of them is not exact."""
-    sides = Sides(*load_bases(folder), _workload(arguments), arguments.max_positions)
-    vocab_size = sides.peft_base.config.vocab_size
-    tasks = make_tasks(sides.workload, max(arguments.tasks), vocab_size)
-    before, meter = load_average(), BusyMeter.start()
-    variants = sides.time_variants(tasks[:1], arguments.repeats)
-    opponent = fastest(variants)
-    print(f"PEFT as: {opponent.name}")
-    results = []
-    for num_tasks in arguments.tasks:
-        results.append(sides.compare(tasks[:num_tasks], opponent, arguments.repeats))
-        _tell(results[-1])
-        if not results[-1].agreement.is_exact:
-            return None
-    load = {"before": before, "after": load_average(), "cores_of_others": meter.cores_of_others()}
-    return Report(
-        describe_machine(arguments.threads), load, base_name(folder), sides.workload, tasks,
-        arguments.max_positions, opponent, variants, results,
-    )  # fmt: skip
+def _agree_in_double(
+    folder: Path, arguments: argparse.Namespace, opponents: Mapping[int, PeftVariant]
+) -> dict[int, Agreement]:
+    """How far the sides agree with both bases in double precision."""
+    found = {
+        count: sides.agree(opponents[count])
+        for count, sides in _sides(folder, arguments, torch.float64).items()
+    }
+    for count, each in found.items():
+        print(f"in double precision, {count} virtual tokens: {each}", flush=True)
+    return found
 
 
-def load_bases(folder: Path) -> tuple[PackedModel, Any]:
-    """The base twice: as Tutti runs it, and as PEFT gets it."""
-    with quiet_transformers() as transformers:
-        packed = PackedModel.load(folder)
-        base = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    return packed, base
-
-
-def _tell(result: Result) -> None:
-    agreement = result.agreement
-    print(
-        f"{result.num_tasks} task(s): relative error of losses {agreement.loss_error:.1e}, "
-        f"of gradients {agreement.gradient_error:.1e}",
-        end="; " if agreement.is_exact else f": at least {MAX_RELATIVE_ERROR:g}, not equal\n",
-    )
-    if agreement.is_exact:
-        times = f"{result.tutti.median_s:.2f} s against {result.peft.median_s:.2f} s"
-        print(f"{times}, {result.ratio:.2f} times faster", flush=True)
-
-
-def base_name(folder: Path) -> str:
-    """The model's architecture and size; a folder's name says little to others."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return (
-        f"{config.architectures[0]}, {config.num_hidden_layers} layers of {config.hidden_size}, "
-        f"vocabulary {config.vocab_size}"
-    )
-
-
-def _workload(arguments: argparse.Namespace) -> Workload:
-    return Workload(
+def _sides(folder: Path, arguments: argparse.Namespace, dtype: torch.dtype) -> dict[int, Sides]:
+    """The sides for each number of virtual tokens, on the same two bases."""
+    packed, plain = load_packed(folder, dtype), load_plain(folder, dtype)
+    shape = Workload(
         mean_text_length=arguments.text_length,
         length_spread=arguments.length_spread,
         seed=arguments.seed,
     )
+    return {
+        count: Sides(
+            packed, plain, replace(shape, num_virtual_tokens=count), arguments.max_positions
+        )
+        for count in arguments.virtual_tokens
+    }
+
+
+def _fastest(timings: Mapping[str, Timing]) -> PeftVariant:
+    best = min(VARIANTS, key=lambda variant: timings[variant.name].median_s)
+    print(f"PEFT as: {best.name}")
+    return best
+
+
+def _tell(result: StepResult) -> None:
+    print(f"{result.num_tasks} task(s), {result.num_virtual_tokens} virtual tokens", end=": ")
+    print(result.agreement)
+    if result.agreement.is_exact:
+        times = f"{result.tutti.median_s:.2f} s against {result.peft.median_s:.2f} s"
+        target = TARGETS.get(result.num_virtual_tokens)
+        print(f"{times}, {at_least(result.ratio, target) if target else result.ratio}", flush=True)
 
 
 def _parse() -> argparse.Namespace:
     shape = Workload()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
+    parser = new_parser("train_step", __doc__)
     add = parser.add_argument
-    add("--base", type=Path, help="a transformers folder (default: the registered smollm2-135m)")
-    add("--tasks", type=_positive, nargs="+", default=[1, 4, 8], metavar="N")
-    add("--repeats", type=_positive, default=5, help="timed rounds")
-    add("--threads", type=_positive, default=os.cpu_count(), help="default: all cores")
+    add("--tasks", type=positive, nargs="+", default=[8, 32], metavar="N")
+    add("--virtual-tokens", type=positive, nargs="+", default=[20, 100], metavar="P")
+    add("--repeats", type=positive, nargs="+", default=[3], help="timed rounds: one number, or "
+        "one for each of --tasks")  # fmt: skip
     add("--text-length", type=float, default=shape.mean_text_length, help="mean tokens of a text")
     add("--length-spread", type=float, default=shape.length_spread, help="0: all equally long")
-    add("--max-positions", type=_positive, default=MAX_POSITIONS, help="of one packed pass")
+    add("--max-positions", type=positive, default=MAX_POSITIONS, help="of one packed pass")
     add("--seed", type=int, default=shape.seed)
-    add("--output", type=Path, default=RESULTS, help="folder for train_step.json and .md")
-    return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    arguments = parser.parse_args()
+    if len(arguments.repeats) == 1:
+        arguments.repeats *= len(arguments.tasks)
+    if len(arguments.repeats) != len(arguments.tasks):
+        parser.error("--repeats: give one number, or as many as --tasks has")
+    return arguments
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(_parse(), measure))

@@ -1,22 +1,36 @@
-"""Tutti's side: one training step of many tasks, packed.
+"""Tutti's side: one training step of many tasks, by the product's own RankLoop and TaskTrainer.
 
-The step of `orchestrator.training.rank_loop`, made of the same public parts, without DeepSpeed,
-events and evaluations.
+One rank, no Ray, no DeepSpeed engine, no evaluations; events go nowhere.
 """
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from benchmarks.workload import BenchmarkTask, Workload
+from encoders.bank.encoder_bank import EncoderBank
+from encoders.bank.stacked_optimizer import named_views
 from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
-from encoders.packed.scoring import label_log_probs
-from orchestrator.domain.task_spec import DataSpec, EncoderSpec, TaskSpec, TrainingSpec
+from encoders.packed.packing import PackedBatch, PackedRow
+from orchestrator.domain.gang import GangEvent, TaskFailed
+from orchestrator.domain.task_spec import (
+    DataSpec,
+    EncoderSpec,
+    EvaluationSpec,
+    TaskSpec,
+    TrainingSpec,
+)
+from orchestrator.training.rank_loop import RankLoop
+from orchestrator.training.rank_passes import RankPasses, Take
+from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import TaskData
+from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
+
+PASSES = "forward and backward passes"  # their span in a profile
+NEVER = 10_000_000
 
 
 class TuttiLoop:
@@ -33,69 +47,101 @@ class TuttiLoop:
         max_positions: int,
         cache: ContextCache | None = None,
     ) -> None:
-        self._model = model
-        self._cache = ContextCache(model, CacheBudget(0)) if cache is None else cache
-        self._max_positions = max_positions
-        self._trainers = {task.name: _trainer(task, workload, model.token_dim) for task in tasks}
-        self.num_positions = 0
-        self.num_passes = 0
+        base = ShardedBase(model, zero_stage=0)
+        cache = ContextCache(model, CacheBudget(0)) if cache is None else cache
+        self._passes = CountedPasses(base, cache, max_positions)
+        bank = EncoderBank()
+        self._trainers = {
+            task.name: _trainer(task, workload, model.token_dim, bank) for task in tasks
+        }
+        runs = [TaskRun(name, trainer) for name, trainer in self._trainers.items()]
+        self._steps_left = 0
+        self._loop = RankLoop(
+            base, self._passes, runs, refuse_failures, lambda run: None,
+            is_stopping=self._is_stopping,
+        )  # fmt: skip
 
     def step(self) -> dict[str, float]:
         """One optimizer step of each task; returns the tasks' losses before it."""
-        begun = {name: trainer.begin_step() for name, trainer in self._trainers.items()}
-        rows = [row for task_rows, _ in begun.values() for row in task_rows]
-        leaves = {name: leaf for name, (_, leaf) in begun.items()}
-        num_labels = {
-            name: sum(len(row.answers[0]) for row in task_rows)
-            for name, (task_rows, _) in begun.items()
-        }
-        losses = dict.fromkeys(begun, 0.0)
-        self.num_positions = self.num_passes = 0
-        for texts in self._cache.missing(rows, self._max_positions):
-            self._cache.compute(texts)
-        for run in split_by_budget(rows, self._max_positions, self._cache):
-            self._backward(run, leaves, num_labels, losses)
-        for name, trainer in self._trainers.items():
-            trainer.end_step(leaves[name], losses[name])
-        return losses
+        self._passes.reset()
+        self._steps_left = 1
+        self._loop.run()
+        return {name: trainer.curve["loss"][-1][1] for name, trainer in self._trainers.items()}
 
-    def _backward(
-        self,
-        rows: tuple[PackedRow, ...],
-        leaves: Mapping[str, Tensor],
-        num_labels: Mapping[str, int],
-        losses: dict[str, float],
-    ) -> None:
-        batch = pack(rows, {name: leaf.shape[0] for name, leaf in leaves.items()}, self._cache)
-        logits = self._model.logits(batch, leaves, self._cache.layers(batch))
-        per_label = -label_log_probs(logits, batch)
-        names = [row.prompt or "" for row in rows]
-        weight = torch.tensor([1.0 / num_labels[name] for name in names])
-        weighted = per_label * weight[batch.answer_row[batch.label_answer]]
-        weighted.sum().backward()
-        self._note(batch)
-        rows_of_labels = batch.answer_row[batch.label_answer].tolist()
-        for row, loss in zip(rows_of_labels, weighted.tolist(), strict=True):
-            losses[names[row]] += loss
+    def _is_stopping(self) -> bool:
+        """Asked by the loop before each step."""
+        self._steps_left -= 1
+        return self._steps_left < 0
 
-    def _note(self, batch: PackedBatch) -> None:
-        self.num_positions += batch.num_positions
-        self.num_passes += 1
+    @property
+    def num_positions(self) -> int:
+        """Of the last step, as the next two."""
+        return self._passes.num_positions
+
+    @property
+    def num_passes(self) -> int:
+        return self._passes.num_passes
+
+    @property
+    def num_kept(self) -> int:
+        """Positions whose logits were computed."""
+        return self._passes.num_kept
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """A task's encoder weights, under PEFT's names."""
-        return dict(self._trainers[name].prompt.state_dict())
+        return self._trainers[name].slot.weights()
 
     def gradients(self, name: str) -> dict[str, Tensor]:
-        """The last step's gradient of every encoder parameter of a task."""
-        return {
-            key: parameter.grad.clone()
-            for key, parameter in self._trainers[name].prompt.named_parameters()
-            if parameter.grad is not None
-        }
+        """The first step's gradient of every encoder parameter of a task.
+
+        The bank keeps no gradients; after one step AdamW's first moment is (1 - beta1) of it.
+        """
+        slot = self._trainers[name].slot
+        if slot.num_steps != 1:
+            raise ValueError(f"{slot.num_steps} steps were taken: the first gradient is gone")
+        moment = slot.block.optimizer_state(slot.row)["exp_avg"]
+        gradient = moment / (1 - slot.options.betas[0])
+        named = named_views(slot.block.shape.parameters, gradient[None])
+        return {key: value[0] for key, value in named.items()}
 
 
-def _trainer(task: BenchmarkTask, workload: Workload, token_dim: int) -> TaskTrainer:
+class CountedPasses(RankPasses):
+    """RankPasses that counts what it runs since `reset`."""
+
+    def __init__(self, base: ShardedBase, cache: ContextCache, max_positions: int) -> None:
+        super().__init__(base, cache, max_positions)
+        self.reset()
+
+    def reset(self) -> None:
+        self.num_positions = self.num_passes = self.num_kept = 0
+
+    def run(
+        self,
+        packs: Sequence[tuple[PackedRow, ...]],
+        virtual_tokens: Mapping[str, Tensor],
+        take: Take,
+        trains: bool,
+    ) -> int:
+        def count(index: int, logits: Tensor, batch: PackedBatch) -> None:
+            self.num_positions += batch.num_positions
+            self.num_passes += 1
+            self.num_kept += len(batch.kept)
+            take(index, logits, batch)
+
+        with record_function(PASSES):
+            return super().run(packs, virtual_tokens, count, trains)
+
+
+def refuse_failures(events: Sequence[GangEvent]) -> None:
+    """A benchmark's task that fails ends the benchmark: the others' time would mean nothing."""
+    for event in events:
+        if isinstance(event, TaskFailed):
+            raise RuntimeError(f"{event.job_id}: {event.reason}")
+
+
+def _trainer(
+    task: BenchmarkTask, workload: Workload, token_dim: int, bank: EncoderBank
+) -> TaskTrainer:
     spec = TaskSpec(
         task=task.name,
         base="benchmark",
@@ -104,12 +150,14 @@ def _trainer(task: BenchmarkTask, workload: Workload, token_dim: int) -> TaskTra
         encoder=EncoderSpec(type="mlp", hidden_size=workload.hidden_size),
         data=DataSpec(train="train.jsonl", eval="eval.jsonl"),
         training=TrainingSpec(
+            steps=NEVER,
             batch_size=workload.batch_size,
-            learning_rate=workload.learning_rate,
+            learning_rate=task.learning_rate,
             schedule="constant",
             max_grad_norm=None,
             seed=task.seed,
         ),
+        evaluation=EvaluationSpec(every=NEVER),
     )
     data = TaskData({"train": task.examples, "eval": ()}, (), (), ends_answer=False)
-    return TaskTrainer(spec, data, token_dim)
+    return TaskTrainer(spec, data, token_dim, bank=bank)

@@ -4,7 +4,7 @@ A task's rows depend on the seed and on its own number, never on how many tasks 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -39,6 +39,7 @@ class BenchmarkTask:
 
     name: str
     seed: int
+    learning_rate: float
     examples: tuple[Example, ...]
 
     @property
@@ -49,6 +50,21 @@ class BenchmarkTask:
 def make_tasks(workload: Workload, num_tasks: int, vocab_size: int) -> list[BenchmarkTask]:
     """The first `num_tasks` tasks of a workload."""
     return [_make_task(workload, number, vocab_size) for number in range(num_tasks)]
+
+
+def make_trials(workload: Workload, num_trials: int, vocab_size: int) -> list[BenchmarkTask]:
+    """The trials of a sweep: the rows of the first task, each with a seed and learning rate of its
+    own (a tenth of the workload's to all of it, in equal ratios)."""
+    task = _make_task(workload, 0, vocab_size)
+    return [
+        replace(
+            task,
+            name=f"trial-{number}",
+            seed=task.seed + number,
+            learning_rate=workload.learning_rate * 10 ** (-number / max(1, num_trials - 1)),
+        )
+        for number in range(num_trials)
+    ]
 
 
 def _make_task(workload: Workload, number: int, vocab_size: int) -> BenchmarkTask:
@@ -66,7 +82,7 @@ def _make_task(workload: Workload, number: int, vocab_size: int) -> BenchmarkTas
         Example(context(tokens(length)), tokens(workload.answer_length), 0)
         for length in _text_lengths(workload, random)
     ]
-    return BenchmarkTask(f"task-{number}", seed, tuple(examples))
+    return BenchmarkTask(f"task-{number}", seed, workload.learning_rate, tuple(examples))
 
 
 def _text_lengths(workload: Workload, random: torch.Generator) -> list[int]:

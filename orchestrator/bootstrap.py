@@ -7,6 +7,7 @@ import getpass
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,16 @@ from orchestrator.settings import Settings
 if TYPE_CHECKING:
     from orchestrator.artifacts.artifact_store import ArtifactStore
     from orchestrator.bases.base_store import BaseStore
+    from orchestrator.domain.gang import GangLauncher
     from orchestrator.registry.base_model_registry import BaseModelRegistry
     from orchestrator.registry.database import Database
     from orchestrator.registry.job_queue import JobQueue
     from orchestrator.registry.outbox import Outbox
     from orchestrator.registry.prompt_registry import PromptRegistry
     from orchestrator.scheduling.controller import Controller
+    from orchestrator.scheduling.shard_plan import ShardPlan
     from orchestrator.tracking.mlflow_mirror import MlflowMirror
+    from orchestrator.training.worker import WorkerOptions
 
 
 class Parts:
@@ -109,9 +113,7 @@ class Parts:
             artifact_url=self.artifacts.url,
             logs=settings.logs,
             storage=settings.home / "ray",
-            num_threads=self.threads_per_worker,
-            context_memory_bytes=settings.context_memory_mb << 20,
-            checkpoint_s=settings.checkpoint_s,
+            options=self._worker_options(),
         )
         return Controller(
             self.jobs,
@@ -121,13 +123,55 @@ class Parts:
             actor=self.actor,
             lease_s=settings.lease_s,
             num_workers=settings.num_workers,
-            zero_stage=settings.zero_stage,
+            zero_stage=None if settings.zero_stage == "auto" else settings.zero_stage,
+            plan=self._planner(launcher),
             code_version=code_version(),
             max_length=self._verified_max_length,
             discard=self.artifacts.discard,
             is_dead=_is_dead,
             now=time.monotonic,
         )
+
+    def _worker_options(self) -> "WorkerOptions":
+        from orchestrator.training.worker import WorkerOptions
+
+        settings = self.settings
+        return WorkerOptions(
+            num_threads=self.threads_per_worker,
+            checkpoint_s=settings.checkpoint_s,
+            max_positions=settings.max_positions,
+            context_memory_bytes=settings.context_memory_mb << 20,
+            context_disk_bytes=settings.context_disk_mb << 20,
+            context_dtype=settings.context_dtype,
+            offload_folder=settings.offload_folder,
+        )
+
+    def _planner(self, launcher: "GangLauncher") -> Callable[[str, int | None, int], "ShardPlan"]:
+        """How a base is held: as asked for, else as its size and the machines' memory allow."""
+        from orchestrator.scheduling.shard_plan import (
+            BaseSize,
+            ShardOptions,
+            forced_plan,
+            plan_sharding,
+        )
+
+        settings = self.settings
+        gigabytes = settings.device_memory_gb
+        options = ShardOptions(
+            settings.num_workers,
+            settings.max_positions,
+            settings.offload,
+            int(gigabytes * 1e9) if gigabytes else None,
+        )
+
+        def plan(fingerprint: str, zero_stage: int | None, num_whole: int) -> "ShardPlan":
+            record = self.bases.get_by_fingerprint(fingerprint)
+            base = BaseSize(record.name, record.num_parameters, record.hidden_size)
+            if zero_stage is not None:
+                return forced_plan(base, zero_stage, settings.offload)
+            return plan_sharding(base, launcher.nodes(), num_whole, options)
+
+        return plan
 
     @property
     def threads_per_worker(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from encoders.files.durable_file import make_folder
 from orchestrator.bootstrap import Parts, gang_log
@@ -163,6 +163,13 @@ class Tutti:
     def prompt(self, ref: str) -> PromptVersion:
         """The version of `TASK`, `TASK@7` or `TASK@production`. Raises UnknownName."""
         return self.parts.prompts.resolve(PromptRef.parse(ref))
+
+    def trials(self, version: PromptVersion) -> list[dict[str, Any]]:
+        """The trials of the sweep that a version won, each with its values and its end; else []."""
+        from orchestrator.tracking.trial_runs import read_sweep
+
+        sweep = read_sweep(version, self.parts.artifacts)
+        return sweep["trials"] if sweep else []
 
     def history(self, task: str, alias: str | None = None) -> list[Promotion]:
         return list(self.parts.prompts.history(task, alias))

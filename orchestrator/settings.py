@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.gang import MAX_POSITIONS, Offload
 
 FILE_NAME = "tutti.toml"
 PREFIX = "TUTTI_"
@@ -22,6 +32,11 @@ PREFIX = "TUTTI_"
 def _number(value: object) -> object:
     """A variable's text as a number, if it is one; pydantic judges the rest."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def _absolute(folder: Path) -> Path:
+    """Workers run in folders of their own."""
+    return folder.expanduser().absolute()
 
 
 class Settings(BaseModel):
@@ -36,13 +51,32 @@ class Settings(BaseModel):
     #: A Ray cluster to join (`host:port`, `ray://...`, `auto`); None starts one here.
     ray_address: str | None = None
     num_workers: int = Field(2, ge=1, le=4096)
-    zero_stage: Annotated[Literal[0, 3], BeforeValidator(_number)] = 0
-    #: Memory of each worker for the states of texts that stand before a prompt.
+    #: DeepSpeed's stage where a spec says nothing; `auto` goes by the base's size.
+    zero_stage: Annotated[Literal["auto", 0, 3], BeforeValidator(_number)] = "auto"
+    #: Memory of a device that workers share, for `auto`: a machine's, or a GPU's. None: measured.
+    device_memory_gb: float | None = Field(None, gt=0)
+    #: A folder on every worker's machine for the parts of a base that are offloaded to NVMe.
+    offload_folder: Annotated[Path, AfterValidator(_absolute)] | None = None
+    #: Where the parts of a split base are kept: with the worker, or beside its GPU.
+    offload: Offload = "none"
+    #: Positions of one forward pass: what bounds the memory of a step.
+    max_positions: int = Field(MAX_POSITIONS, ge=16)
+    #: Memory of each worker for the states of texts that stand before a prompt, then disk.
     context_memory_mb: int = Field(2048, ge=0)
+    context_disk_mb: int = Field(0, ge=0)
+    #: What those states are kept in: exact, or half as large.
+    context_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     #: Seconds between two checkpoints of a task: what a killed worker loses at most.
     checkpoint_s: float = Field(30.0, ge=0)
     #: Seconds after which a holder that has not been heard of loses its job.
     lease_s: float = Field(60.0, gt=1)
+
+    @field_validator("offload")
+    @classmethod
+    def _check_folder(cls, offload: Offload, info: ValidationInfo) -> Offload:
+        if offload == "nvme" and info.data.get("offload_folder") is None:
+            raise ValueError("offload to nvme needs offload_folder (TUTTI_OFFLOAD_FOLDER)")
+        return offload
 
     @property
     def bases(self) -> Path:

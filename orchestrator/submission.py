@@ -48,8 +48,10 @@ def check_task(path: Path, parts: Parts) -> CheckedTask:
     base = parts.bases.get(spec.base)
     tokenizer = _tokenizer(parts.base_store.path(base.fingerprint))
     data = encode_task(spec, datasets, tokenizer, max_row_length(spec, base.max_length))
-    start_tokens(spec, tokenizer)
-    positions = data.mean_positions * spec.training.batch_size
+    trials = spec.trials().values()
+    for trial in trials:
+        start_tokens(trial, tokenizer)
+    positions = data.mean_positions * sum(trial.training.batch_size for trial in trials)
     warnings = _overlap_warnings(spec, datasets)
     return CheckedTask(spec, path.parent, base.fingerprint, datasets, positions, warnings)
 

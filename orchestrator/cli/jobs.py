@@ -1,5 +1,6 @@
 """`tutti jobs`: what is queued, running and done."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -52,14 +53,19 @@ def show(job_id: str, as_json: bool) -> None:
     with Tutti() as tutti:
         job = tutti.job(job_id)
         attempts = list(tutti.parts.jobs.attempts(job.id))
+        made = tutti.prompt(f"{job.task}@{job.version}") if job.version else None
+        trials = tutti.trials(made) if made and job.submission.spec.sweep else []
     if as_json:
-        print_json(job_json(job) | {"attempts": attempts})
+        print_json(job_json(job) | {"attempts": attempts, "trials": trials})
         return
     print_fields(_fields(job))
     for attempt in attempts:
         outcome = attempt.outcome or "running"
         cause = f": {attempt.cause}" if attempt.cause else ""
         click.echo(f"attempt {attempt.number}  {outcome}{cause}")
+    if trials:
+        columns = ("trial", *trials[0]["values"], "steps", "best", "")
+        print_table(columns, [_trial_row(trial) for trial in trials])
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def job_json(job: Job) -> dict[str, Any]:
 
 
 def _row(job: Job) -> list[str]:
-    step = f"{job.progress.get('step', 0)}/{job.submission.spec.training.steps}"
+    step = f"{job.progress.get('step', 0)}/{_num_steps(job)}"
     version = f"{job.task}@{job.version}" if job.version else ""
     error = (job.error or "").splitlines()[0][:80] if job.error else ""
     return [
@@ -96,13 +102,25 @@ def _row(job: Job) -> list[str]:
     ]
 
 
+def _trial_row(trial: Mapping[str, Any]) -> list[str]:
+    values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial["values"].values())
+    best = number(trial["best"], digits=3)
+    return [str(trial["trial"]), *values, str(trial["steps"]), best, trial["state"]]
+
+
+def _num_steps(job: Job) -> int:
+    return int(job.progress.get("num_steps", job.submission.spec.training.steps))
+
+
 def _fields(job: Job) -> dict[str, str]:
     spec = job.submission.spec
     fields = {
         "job": job.id,
         "task": job.task,
         "state": job.state.value,
-        "step": f"{job.progress.get('step', 0)} of {spec.training.steps}",
+        "step": f"{job.progress.get('step', 0)} of {_num_steps(job)}",
+        "stage": str(job.progress.get("stage", "")),
+        "best": number(job.progress.get("best")),
         "version": f"{job.task}@{job.version}" if job.version else "",
         "base": f"{spec.base} ({short(job.submission.base_fingerprint)})",
         "template": spec.template,

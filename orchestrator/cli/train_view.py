@@ -69,6 +69,7 @@ class TrainView:
             if progress is not None and progress.best is not None:
                 text = f"{job.task}: step {progress.step}/{progress.num_steps}"
                 text += f" loss {progress.loss:.3f} best {progress.best:.3f}"
+                text += f", {progress.stage}" if progress.stage != "training" else ""
                 self._say(job.id, text, (progress.best, progress.stage, progress.step // 20))
         for job_id, reason in watch.failures.items():
             self._say(f"failed {job_id}", f"{job_id[:12]}: failed: {reason}")
@@ -121,7 +122,7 @@ class TrainView:
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for job in jobs:
             seen = watch.progress.get(job.id)
-            steps = job.submission.spec.training.steps
+            steps = seen.num_steps if seen else job.submission.spec.training.steps
             step = seen.step if seen else 0
             if job.state == JobState.SUCCEEDED and seen is None:
                 step = steps

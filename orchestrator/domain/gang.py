@@ -1,14 +1,22 @@
 """What a gang is told to do and what it tells back. Values only; they cross processes.
 
-A gang is one Ray Train run that holds one base and trains many tasks, each on exactly one rank.
+A gang is one Ray Train run that holds one base and trains many tasks, each on one rank or, where
+its spec asks for it, on all of them (data parallel).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from orchestrator.domain.prompt_version import TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
+
+#: Of one forward pass, with the activations that its backward pass needs: what bounds memory.
+MAX_POSITIONS = 1024
+#: Elements of a split base that a worker holds whole at a time; a larger layer goes beyond.
+LIVE_PARAMETERS = 100_000_000
+
+Offload = Literal["none", "cpu", "nvme"]  # where a split base's parts are kept
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,10 @@ class TaskOrder:
 
 @dataclass(frozen=True)
 class GangOrder:
-    """One gang: a base, how DeepSpeed holds it, and each rank's tasks (`ranks[r]`)."""
+    """One gang: a base, how DeepSpeed holds it, and each rank's tasks (`ranks[r]`).
+
+    `sharding` says in one line why the base is held so.
+    """
 
     name: str
     base_fingerprint: str
@@ -34,10 +45,22 @@ class GangOrder:
     code_version: str
     zero_stage: int
     ranks: tuple[tuple[TaskOrder, ...], ...]
+    offload: Offload = "none"
+    sharding: str = ""
 
     @property
     def orders(self) -> tuple[TaskOrder, ...]:
-        return tuple(order for rank in self.ranks for order in rank)
+        """All tasks, each once."""
+        return tuple({order.job_id: order for rank in self.ranks for order in rank}.values())
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that workers run on: its processors, and its free memory in bytes."""
+
+    num_cpus: int
+    memory_bytes: int
+    gpu_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,9 @@ class Gang(Protocol):
 
 class GangLauncher(Protocol):
     """Starts gangs."""
+
+    def nodes(self) -> Sequence[Node]:
+        """The machines there are, as they are now."""
 
     def launch(self, order: GangOrder) -> Gang:
         """Start a gang and return at once."""

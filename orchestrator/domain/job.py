@@ -56,7 +56,8 @@ class Submission:
     """What a submit writes: the spec, its base's fingerprint, and its data sets by split.
 
     `num_positions` is the work in one training step: the mean token positions of a row times the
-    batch size; the planner balances ranks by it. `nonce` makes a forced submission a new job.
+    batch size, for all trials of a sweep; the planner balances ranks by it. `nonce` makes a forced
+    submission a new job.
     """
 
     spec: TaskSpec

@@ -4,6 +4,7 @@ Nothing but plain scalars, lists and mappings is ever built, and nothing is writ
 """
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -150,12 +151,18 @@ def _sentence(kind: str, detail: dict[str, Any]) -> str:
 
 def _fields_at(location: Location) -> list[str]:
     """The keys allowed at a place of the spec."""
-    model: Any = TaskSpec
+    model: type[BaseModel] = TaskSpec
     for part in location:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        if part in model.model_fields:  # else a key of a mapping, or which of its values this is
+            model = next(_models_in(model.model_fields[str(part)].annotation))
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
 
 
 def _kind(value: Any) -> str:

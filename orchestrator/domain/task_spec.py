@@ -6,14 +6,18 @@ are refused. Reading a spec file, with line numbers in its errors, is spec_file.
 
 import operator
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from encoders.errors import TemplateError
 from encoders.text.template import Template
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gate import Gate
+from orchestrator.domain.spec_part import SpecPart
+from orchestrator.domain.sweep import SweepSpec
+from orchestrator.domain.swept_fields import check_paths, read, vary, whole_number_paths
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,99}"
 NAME_RULE = "1 to 100 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
@@ -38,11 +42,11 @@ Alias = Annotated[str, AfterValidator(check_alias)]
 Metric = Literal["accuracy", "exact_match", "loss"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+def _is_none(value: object) -> bool:
+    return value is None
 
 
-class InitSpec(_Part):
+class InitSpec(SpecPart):
     """Where the prompt starts: at a text's embeddings (cut or repeated), or at random tokens'."""
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -57,7 +61,7 @@ class InitSpec(_Part):
         return self
 
 
-class EncoderSpec(_Part):
+class EncoderSpec(SpecPart):
     """The prompt encoder: PEFT's P-tuning MLP or LSTM, or a bare embedding table.
 
     Without `init` its weights are random numbers and so is the prompt's start.
@@ -70,7 +74,7 @@ class EncoderSpec(_Part):
     init: InitSpec | None = Field(None, exclude_if=operator.not_)
 
 
-class DataSpec(_Part):
+class DataSpec(SpecPart):
     """JSONL files, relative to the spec. `eval` picks the best step; `test`, if given, is reported.
 
     `max_length` is the most tokens a row may have, virtual tokens and answer counted (default: the
@@ -91,19 +95,27 @@ class DataSpec(_Part):
         return {split: path for split, path in splits.items() if path is not None}
 
 
-class EarlyStop(_Part):
-    """Stop after `patience` evaluations without an improvement."""
+class EarlyStop(SpecPart):
+    """Stop after `patience` evaluations without an improvement, or when the spec's metric reaches
+    `target` (for loss: when it is as low)."""
 
-    patience: int = Field(3, ge=1)
+    patience: int | None = Field(None, ge=1, exclude_if=_is_none)
+    target: float | None = Field(None, ge=0, exclude_if=_is_none)
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Self:
+        if self.patience is None and self.target is None:
+            raise ValueError("give a patience, a target, or both")
+        return self
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(SpecPart):
     """The optimisation: one optimizer step per step, on `batch_size` rows of this task alone."""
 
     steps: int = Field(100, ge=1, le=10_000_000)
     batch_size: int = Field(8, ge=1, le=4096)
     learning_rate: float = Field(1e-2, gt=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = Field(0, ge=0)
@@ -112,7 +124,7 @@ class TrainingSpec(_Part):
     early_stop: EarlyStop | None = None
 
 
-class EvaluationSpec(_Part):
+class EvaluationSpec(SpecPart):
     """How held-out rows are judged, every `every` steps and at the end.
 
     accuracy: the answer ranks first among the candidates. exact_match: greedy decoding gives the
@@ -125,20 +137,24 @@ class EvaluationSpec(_Part):
     manual_prompt: str | None = None
 
 
-class PromoteSpec(_Part):
+class PromoteSpec(SpecPart):
     """Move `alias` to the new version when the condition `when` holds (always, if not given)."""
 
     alias: Alias = "production"
     when: str | None = None
 
 
-class ShardingSpec(_Part):
-    """How DeepSpeed holds the frozen base: 0 on every worker, 3 split over the workers."""
+class ShardingSpec(SpecPart):
+    """How DeepSpeed holds the frozen base: 0 whole on every worker, 3 split over the workers, null
+    as the setting says. With `data_parallel` all workers share the rows of each step: the result is
+    one worker's to rounding.
+    """
 
-    zero_stage: Literal[0, 3] = 0
+    zero_stage: Literal[0, 3] | None = None
+    data_parallel: bool = Field(False, exclude_if=operator.not_)
 
 
-class TaskSpec(_Part):
+class TaskSpec(SpecPart):
     """One task's whole specification.
 
     `chat` puts the template's text, and the manual prompt's, as the user's message of a chat in the
@@ -157,6 +173,7 @@ class TaskSpec(_Part):
     evaluation: EvaluationSpec = EvaluationSpec()
     promote: PromoteSpec | None = None
     sharding: ShardingSpec | None = None
+    sweep: SweepSpec | None = Field(None, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -165,6 +182,8 @@ class TaskSpec(_Part):
             "data.truncate": self._check_truncate,
             "evaluation.manual_prompt": self.parsed_manual_prompt,
             "promote.when": self.gate,
+            "training.early_stop.target": self._check_target,
+            "sweep": self._check_sweep,
         }.items():
             try:
                 parse()
@@ -192,6 +211,54 @@ class TaskSpec(_Part):
 
     def gate(self) -> Gate | None:
         return Gate.parse(self.promote.when) if self.promote and self.promote.when else None
+
+    def _check_target(self) -> None:
+        stop, metric = self.training.early_stop, self.evaluation.metric
+        if stop and stop.target is not None and stop.target > 1 and metric != "loss":
+            raise ValueError(f"{metric} is at most 1, so it never reaches {stop.target:g}")
+
+    def trials(self) -> dict[str, "TaskSpec"]:
+        """The trainings of this task by key: itself, or its sweep's, each once and in order."""
+        if self.sweep is None:
+            return {self.task: self}
+        draws = self.sweep.draw(whole_number_paths(self._swept_parts))
+        trials = dict.fromkeys(self._trial(values) for values in draws)
+        return {f"{self.task}/{index}": trial for index, trial in enumerate(trials)}
+
+    def swept_values(self, trial: "TaskSpec") -> dict[str, Any]:
+        """A trial's values of the fields that the sweep is over, as JSON."""
+        return read(trial._swept_parts, sorted(self.sweep.over) if self.sweep else ())
+
+    @property
+    def _swept_parts(self) -> Mapping[str, SpecPart]:
+        return {"encoder": self.encoder, "training": self.training}
+
+    def _trial(self, values: Mapping[str, Any]) -> "TaskSpec":
+        """This task with other values, without its sweep; ValueError if it cannot be trained."""
+        try:
+            parts = vary(self._swept_parts, values)
+            trial = self.model_copy(update={**parts, "sweep": None})
+            trial._check_target()
+        except ValueError as error:
+            given = ", ".join(f"{path}: {value}" for path, value in values.items())
+            raise ValueError(f"the trial with {{{given}}}: {error}") from error
+        return trial
+
+    def _check_sweep(self) -> None:
+        if self.sweep is None:
+            return
+        check_paths(self.sweep.over, self._swept_parts)
+        num_steps = max(trial.training.steps for trial in self.trials().values())
+        if self.sweep.halving and not self.sweep.halving.rungs(num_steps):
+            raise ValueError(
+                f"halving.first is {self.sweep.halving.first}, not below the {num_steps} steps of "
+                "a trial: none would ever be stopped"
+            )
+
+    @property
+    def is_data_parallel(self) -> bool:
+        """Whether all ranks of a gang share the rows of each step."""
+        return self.sharding is not None and self.sharding.data_parallel
 
     def digest(self) -> str:
         """sha256 of the canonical spec."""

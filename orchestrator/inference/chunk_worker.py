@@ -121,7 +121,7 @@ class ChunkWorker:
     def _load(self, fingerprint: str) -> Any:
         import torch
 
-        from encoders.packed.packed_model import PackedModel
+        from encoders.packed.padded_model import load_exact
         from encoders.text.tokenization import TextTokenizer
         from orchestrator.inference.predictor import Predictor
         from orchestrator.inference.served_prompt import ServedPrompt
@@ -135,4 +135,4 @@ class ChunkWorker:
             for version in self.plan.versions.values()
             if version.lineage.base_fingerprint == fingerprint
         }
-        return Predictor(PackedModel.load(base.folder), tokenizer, prompts), prompts
+        return Predictor(load_exact(base.folder), tokenizer, prompts), prompts

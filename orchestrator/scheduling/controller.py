@@ -25,6 +25,7 @@ from orchestrator.registry.completion import Completion
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.scheduling.gang_plan import GangKey, assign_ranks, group_jobs, num_ranks
+from orchestrator.scheduling.shard_plan import ShardPlan
 
 MAX_ATTEMPTS = 3  # not counting those a user stopped
 STOPPED = "the controller was stopped"
@@ -54,7 +55,9 @@ class Watch:
 
 class Controller:
     """Runs queued jobs in gangs. `holder` names this process in leases; `now` is a monotonic
-    clock, used for pacing alone (leases live by the database's time)."""
+    clock, used for pacing alone (leases live by the database's time). `zero_stage` is for specs
+    that say nothing; `plan` says how a base is held, given the stage that is asked for, if
+    any, and the number of workers that would hold it whole."""
 
     def __init__(
         self,
@@ -66,7 +69,8 @@ class Controller:
         actor: str,
         lease_s: float,
         num_workers: int,
-        zero_stage: int,
+        zero_stage: int | None,
+        plan: Callable[[str, int | None, int], ShardPlan],
         code_version: str,
         max_length: Callable[[str], int],
         discard: Callable[[str], None],
@@ -75,7 +79,7 @@ class Controller:
     ) -> None:
         self._queue, self._registry, self._launcher = queue, registry, launcher
         self._holder, self._actor, self._lease_s = holder, actor, lease_s
-        self._num_workers, self._zero_stage = num_workers, zero_stage
+        self._num_workers, self._zero_stage, self._plan = num_workers, zero_stage, plan
         self._code_version, self._max_length = code_version, max_length
         self._discard, self._is_dead, self._now = discard, is_dead, now
         self._running: list[_RunningGang] = []
@@ -147,14 +151,17 @@ class Controller:
             )
             for job in jobs
         ]
+        plan = self._plan(fingerprint, zero_stage, num_ranks(self._num_workers, orders, 0))
         name = f"gang-{jobs[0].id[:8]}-{leases[jobs[0].id].epoch}"
         return GangOrder(
             name=name,
             base_fingerprint=fingerprint,
             max_length=self._max_length(fingerprint),
             code_version=self._code_version,
-            zero_stage=zero_stage,
-            ranks=assign_ranks(orders, num_ranks(self._num_workers, len(orders), zero_stage)),
+            zero_stage=plan.zero_stage,
+            ranks=assign_ranks(orders, num_ranks(self._num_workers, orders, plan.zero_stage)),
+            offload=plan.offload,
+            sharding=plan.reason,
         )
 
     def _hear(self, running: _RunningGang) -> None:
@@ -241,6 +248,7 @@ class Controller:
             "num_steps": progress.num_steps,
             "loss": progress.loss,
             "best": progress.best,
+            "stage": progress.stage,
         }
         return self._queue.heartbeat(lease, self._lease_s, shown)
 

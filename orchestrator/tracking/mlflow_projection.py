@@ -15,6 +15,7 @@ from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.tracking.curve import read_curve
 from orchestrator.tracking.learning_curve import draw_learning_curve
 from orchestrator.tracking.mlflow_client import without_password
+from orchestrator.tracking.trial_runs import read_sweep, write_trial_runs
 from orchestrator.tracking.version_run import (
     DIGEST_TAG,
     REF_TAG,
@@ -103,6 +104,8 @@ class MlflowProjection:
         with tempfile.TemporaryDirectory(prefix="tutti-mlflow-") as folder:
             self._write_artifacts(Path(folder), version, draw_learning_curve(version, curve))
             self._client.log_artifacts(run_id, folder)
+        if (sweep := read_sweep(version, self._artifacts)) is not None:
+            write_trial_runs(self._client, self._experiment_id, run_id, version, sweep)
         self._client.set_terminated(run_id, "FINISHED", end_time=time_span_ms(version)[1])
 
     def _write_artifacts(self, folder: Path, version: PromptVersion, picture: bytes) -> None:
@@ -111,6 +114,8 @@ class MlflowProjection:
             self._artifacts.fetch(digest, folder / f"{name}.safetensors")
         (folder / "version.json").write_text(version_json(version), encoding="utf-8")
         (folder / PICTURE).write_bytes(picture)
+        if "sweep" in version.artifacts:
+            self._artifacts.fetch(version.artifacts["sweep"].digest, folder / "sweep.json")
 
     def _find_model_version(self, version: PromptVersion) -> Any | None:
         query = f"name = '{version.task}' and {_tagged(version)}"

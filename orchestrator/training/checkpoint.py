@@ -38,7 +38,7 @@ class Checkpointer:
             return
         for run in runs:
             artifact = self._store.put_bytes(dump_checkpoint(run.state()))
-            self._post([TaskCheckpointed(run.job_id, run.trainer.step, artifact.digest)])
+            self._post([TaskCheckpointed(run.job_id, run.step, artifact.digest)])
         self._last = self._now()
 
 

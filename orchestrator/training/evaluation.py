@@ -25,6 +25,10 @@ class Score:
         """Greater is better; equal values are told apart by the loss."""
         return (-self.loss if self.metric == "loss" else self.value, -self.loss)
 
+    def reaches(self, target: float) -> bool:
+        """Whether the metric is as good as `target`."""
+        return self.value <= target if self.metric == "loss" else self.value >= target
+
     def as_tuple(self) -> tuple[Metric, float, float]:
         return self.metric, self.value, self.loss
 
@@ -65,7 +69,7 @@ class Evaluation:
         else:
             self._hits += greedy_matches(logits, batch).tolist()
             answers = torch.arange(num_rows)
-        labels = torch.isin(batch.label_answer, answers)
+        labels = torch.isin(batch.label_answer, answers.to(batch.label_answer.device))
         self._losses.append(-label_log_probs(logits, batch)[labels])
 
     def score(self) -> Score:

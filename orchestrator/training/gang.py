@@ -1,12 +1,14 @@
 """A gang, from the driver's side: one Ray Train V2 run in a thread, polled by its board."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.gang import GangOrder, GangStatus
+from orchestrator.domain.gang import GangOrder, GangStatus, Node
 from orchestrator.training.board import Board
-from orchestrator.training.worker import WorkerConfig, run_worker
+from orchestrator.training.node import measure_node
+from orchestrator.training.worker import WorkerConfig, WorkerOptions, run_worker
 
 MAX_WORKER_FAILURES = 2
 STOP_TIMEOUT_S = 60.0
@@ -59,14 +61,27 @@ class RayGangLauncher:
         artifact_url: str,
         logs: Path,
         storage: Path,
-        num_threads: int,
-        context_memory_bytes: int,
-        checkpoint_s: float,
+        options: WorkerOptions,
     ) -> None:
         self._bases, self._artifact_url = bases, artifact_url
-        self._logs, self._storage, self._num_threads = logs, storage, num_threads
-        self._context_memory_bytes = context_memory_bytes
-        self._checkpoint_s = checkpoint_s
+        self._logs, self._storage, self._options = logs, storage, options
+
+    def nodes(self) -> Sequence[Node]:
+        """Ask every machine of the cluster what it has."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        measure = ray.remote(measure_node)
+        asked = [
+            measure.options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote(int(node["Resources"]["CPU"]), "GPU" in node["Resources"])
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        ]
+        nodes: list[Node] = ray.get(asked)
+        return nodes
 
     def launch(self, order: GangOrder) -> RayGang:
         """Start one worker a rank and return at once."""
@@ -80,9 +95,7 @@ class RayGangLauncher:
             base_folder=self._bases / order.base_fingerprint,
             artifact_url=self._artifact_url,
             log_folder=self._logs / order.name,
-            num_threads=self._num_threads,
-            context_memory_bytes=self._context_memory_bytes,
-            checkpoint_s=self._checkpoint_s,
+            options=self._options,
             board=board,
         )
         trainer = TorchTrainer(

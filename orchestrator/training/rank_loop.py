@@ -1,4 +1,4 @@
-"""The training loop of one rank: all its tasks, one packed forward pass per step.
+"""The training loop of one rank: all its tasks and trials, one packed forward pass per step.
 
 Each round of the loop has two phases, train and evaluate; under ZeRO-3 all ranks go through the
 same phases with the same number of forward passes. A task that fails leaves; the others go on.
@@ -13,11 +13,13 @@ from encoders.bank.encoder_step import EncoderStep, virtual_tokens
 from encoders.packed.packing import PackedBatch
 from encoders.packed.scoring import label_log_probs
 from orchestrator.domain.gang import GangEvent, TaskFailed
+from orchestrator.training.data_parallel import add_up, own_share, speaks, tell_scores
 from orchestrator.training.evaluation import Evaluation, Score
 from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import Example, TaskData
 from orchestrator.training.task_run import TaskRun
+from orchestrator.training.task_trainer import TaskTrainer
 
 Post = Callable[[Sequence[GangEvent]], None]
 
@@ -44,103 +46,108 @@ class RankLoop:
         """Loop until no rank has work left, or until `is_stopping` on any of them."""
         self._score_manual_prompts()
         while not self._base.any_rank(self._is_stopping()):
-            trained = self._train_step([run for run in self._runs if not run.trainer.is_done])
-            evaluated = self._evaluate([run for run in self._runs if run.trainer.is_evaluation_due])
-            tested = self._end([run for run in self._runs if run.trainer.is_done])
-            self._leave([run for run in self._runs if run.is_over])
+            trained = self._train_step()
+            evaluated = self._evaluate([each for run in self._runs for each in run.due])
+            self._settle()
+            tested = self._end([run for run in self._runs if run.is_done])
             self._keep(self._runs)
             if not trained + evaluated + tested:
                 return
 
-    def _leave(self, runs: list[TaskRun]) -> None:
-        """Take `runs` out; their slots are free."""
-        for run in runs:
-            self._runs.remove(run)
-            run.trainer.release()
-
-    def _train_step(self, runs: list[TaskRun]) -> int:
-        """One optimizer step of each task; returns the forward passes made by every rank."""
-        rows_of = {run.name: run.trainer.next_rows() for run in runs}
-        step = EncoderStep([run.trainer.slot for run in runs])
+    def _train_step(self) -> int:
+        """One optimizer step of each trainer; returns the forward passes made by every rank."""
+        trainers = {each.key: each for run in self._runs for each in run.training}
+        rows_of = {key: each.next_rows() for key, each in trainers.items()}
+        step = EncoderStep([each.slot for each in trainers.values()])
         leaves = dict(zip(rows_of, step.leaves, strict=True))
         num_labels = {
-            name: sum(len(row.answers[0]) for row in task_rows)
-            for name, task_rows in rows_of.items()
+            key: sum(len(row.answers[0]) for row in own_rows) for key, own_rows in rows_of.items()
         }
-        rows = [row for task_rows in rows_of.values() for row in task_rows]
+        shared = [key for key, each in trainers.items() if each.spec.is_data_parallel]
+        for key in shared:
+            rows_of[key] = own_share(rows_of[key])
+        rows = [row for own_rows in rows_of.values() for row in own_rows]
         self._passes.prepare(rows)
         packs = self._passes.split(rows)
         losses = dict.fromkeys(rows_of, 0.0)
 
         def backward(index: int, logits: Tensor, batch: PackedBatch) -> None:
-            names = [row.prompt or "" for row in packs[index]]
-            for name, loss in _backward(logits, batch, names, num_labels):
-                losses[name] += loss
+            keys = [row.prompt or "" for row in packs[index]]
+            for key, loss in _backward(logits, batch, keys, num_labels):
+                losses[key] += loss
 
         rounds = self._passes.run(packs, leaves, backward, trains=True)
-        healthy = [run for run in runs if self._check(run, leaves[run.name], losses[run.name])]
-        step.finish([run.trainer.slot for run in healthy])
-        for run in healthy:
-            run.trainer.end_step(losses[run.name])
-            self._post([run.progress()])
-        self._leave([run for run in runs if run.is_over])
+        add_up(shared, leaves, losses)
+        faults = {key: _fault(each, leaves[key], losses[key]) for key, each in trainers.items()}
+        step.finish([trainers[key].slot for key, fault in faults.items() if fault is None])
+        for key, fault in faults.items():
+            if fault is None:
+                trainers[key].end_step(losses[key])
+            else:
+                self._fail(trainers[key], fault)
         return rounds
 
-    def _check(self, run: TaskRun, leaf: Tensor, loss: float) -> bool:
-        """Whether a task's step can be taken; a task whose step cannot fails and leaves."""
-        try:
-            run.trainer.check_step(leaf, loss)
-        except ValueError as error:
-            run.is_over = True
-            self._post([TaskFailed(run.job_id, str(error))])
-            return False
-        return True
+    def _fail(self, trainer: TaskTrainer, fault: str) -> None:
+        next(run for run in self._runs if trainer in run.training).fail(trainer, fault)
+
+    def _settle(self) -> None:
+        """Let each run take stock of the step; a run that failed leaves."""
+        for run in list(self._runs):
+            run.settle()
+            if run.failure is None:
+                self._post([run.progress()])
+            else:
+                self._post([TaskFailed(run.job_id, run.failure)])
+                self._leave(run)
+
+    def _leave(self, run: TaskRun) -> None:
+        """Take a run out; its slots are free."""
+        self._runs.remove(run)
+        run.release()
 
     def _score_manual_prompts(self) -> None:
         wanting = [run for run in self._runs if run.trainer.data.manual and run.manual is None]
-        scores, _ = self._score({run.name: self._manual_evaluation(run) for run in wanting}, {})
+        evaluations = {run.job_id: _manual_evaluation(run.trainer) for run in wanting}
+        scores, _ = self._score(evaluations, {})
         for run in wanting:
-            run.manual = scores[run.name]
+            run.manual = scores[run.job_id]
 
-    def _manual_evaluation(self, run: TaskRun) -> Evaluation:
-        data = run.trainer.data
-        metric = run.trainer.spec.evaluation.metric
-        return Evaluation(metric, None, data.manual, data.manual_candidate_ids)
-
-    def _evaluate(self, runs: list[TaskRun]) -> int:
-        scores, rounds = self._score_prompts(runs, lambda data: data.splits["eval"])
-        for run in runs:
-            run.trainer.take_score(scores[run.name])
-            self._post([run.progress()])
+    def _evaluate(self, trainers: list[TaskTrainer]) -> int:
+        scores, rounds = self._score_prompts(trainers, lambda data: data.splits["eval"])
+        for each in trainers:
+            each.take_score(scores[each.key])
         return rounds
 
     def _end(self, runs: list[TaskRun]) -> int:
-        """Score the best step of each task on the reported rows, and finish it."""
+        """Score the best step of each run on the reported rows, and finish it."""
         for run in runs:
             run.trainer.restore_best()
             self._post([run.progress("testing")])
-        with_test = [run for run in runs if "test" in run.trainer.data.splits]
+        with_test = [run.trainer for run in runs if "test" in run.trainer.data.splits]
         scores, rounds = self._score_prompts(with_test, lambda data: data.held_out)
         for run in runs:
-            run.held_out = scores.get(run.name, run.trainer.best)
-            run.is_over = True
+            run.held_out = scores.get(run.trainer.key, run.trainer.best)
             self._finish(run)
+            self._leave(run)
         return rounds
 
     def _score_prompts(
-        self, runs: list[TaskRun], rows_of: Callable[[TaskData], Sequence[Example]]
+        self, trainers: list[TaskTrainer], rows_of: Callable[[TaskData], Sequence[Example]]
     ) -> tuple[dict[str, Score], int]:
+        shared = [each.key for each in trainers if each.spec.is_data_parallel]
+        judged = [each for each in trainers if each.key not in shared or speaks()]
         evaluations = {
-            run.name: Evaluation(
-                run.trainer.spec.evaluation.metric,
-                run.name,
-                rows_of(run.trainer.data),
-                run.trainer.data.candidate_ids,
+            each.key: Evaluation(
+                each.spec.evaluation.metric,
+                each.key,
+                rows_of(each.data),
+                each.data.candidate_ids,
             )
-            for run in runs
+            for each in judged
         }
-        tokens = virtual_tokens([run.trainer.slot for run in runs])
-        return self._score(evaluations, dict(zip(evaluations, tokens, strict=True)))
+        tokens = virtual_tokens([each.slot for each in judged])
+        scores, rounds = self._score(evaluations, dict(zip(evaluations, tokens, strict=True)))
+        return tell_scores(shared, scores), rounds
 
     def _score(
         self, evaluations: Mapping[str, Evaluation], virtual: Mapping[str, Tensor]
@@ -156,13 +163,28 @@ class RankLoop:
         return {name: each.score() for name, each in evaluations.items()}, rounds
 
 
+def _fault(trainer: TaskTrainer, leaf: Tensor, loss: float) -> str | None:
+    """Why a trainer's step cannot be taken, if it cannot."""
+    try:
+        trainer.check_step(leaf, loss)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _manual_evaluation(trainer: TaskTrainer) -> Evaluation:
+    data = trainer.data
+    metric = trainer.spec.evaluation.metric
+    return Evaluation(metric, None, data.manual, data.manual_candidate_ids)
+
+
 def _backward(
-    logits: Tensor, batch: PackedBatch, names: Sequence[str], num_labels: Mapping[str, int]
+    logits: Tensor, batch: PackedBatch, keys: Sequence[str], num_labels: Mapping[str, int]
 ) -> Iterator[tuple[str, float]]:
-    """Add to each task's leaf the gradient of its mean label loss; yields its rows' shares."""
-    weight = torch.tensor([1.0 / num_labels[name] for name in names])
+    """Add to each trainer's leaf the gradient of its mean label loss; yields its rows' shares."""
+    weight = torch.tensor([1.0 / num_labels[key] for key in keys], device=logits.device)
     rows = batch.answer_row[batch.label_answer]
     weighted = -label_log_probs(logits, batch) * weight[rows]
     weighted.sum().backward()
-    shares = weight.new_zeros(len(names)).index_add(0, rows, weighted.detach())
-    return zip(names, shares.tolist(), strict=True)
+    shares = weight.new_zeros(len(keys)).index_add(0, rows, weighted.detach())
+    return zip(keys, shares.tolist(), strict=True)

@@ -49,7 +49,7 @@ class RankPasses:
         with torch.set_grad_enabled(trains):
             for index in range(rounds):
                 if index < len(packs):
-                    batch = pack(packs[index], lengths, self._cache)
+                    batch = pack(packs[index], lengths, self._cache).to(self._base.model.device)
                     cached = self._cache.layers(batch)
                     take(index, self._base.model.logits(batch, virtual_tokens, cached), batch)
                 else:

@@ -2,7 +2,8 @@
 
 DeepSpeed is given no optimizer: the base never learns. `engine.module` is called, not the engine,
 whose backward hooks want an optimizer. Under stage 3 every forward pass is a collective act, so all
-ranks make the same number of them: `rounds` agrees on it, and an idle rank runs `idle_batch`.
+ranks make the same number of them: `rounds` agrees on it, and an idle rank runs `idle_batch`. Ranks
+that share a task's rows are kept in step in the same way.
 """
 
 from pathlib import Path
@@ -14,38 +15,53 @@ from torch import Tensor
 
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.packed.padded_model import load_exact
 from encoders.text.tokenization import TextTokenizer
+from orchestrator.domain.gang import Offload
+from orchestrator.training.engine_config import engine_config
 
 IDLE = "idle"
-LARGEST_WHOLE_PARAMETER = 10_000  # elements; norms and biases are not worth a collective call
 _PROBES = ("The capital of France is", "1, 2, 3, 4,", "a")
 
 
 class ShardedBase:
     """A base model on this rank, checked to give its plain logits packed and sharded."""
 
-    def __init__(self, model: PackedModel, zero_stage: int) -> None:
+    def __init__(self, model: PackedModel, zero_stage: int, shares_rows: bool = False) -> None:
         self.model = model
-        self._zero_stage = zero_stage
-        self._is_collective = zero_stage == 3 and dist.get_world_size() > 1
+        self._is_collective = (zero_stage == 3 or shares_rows) and dist.get_world_size() > 1
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: TextTokenizer, zero_stage: int) -> "ShardedBase":
-        """Load a base folder, shard it, and check it; the process group must be up."""
-        model = PackedModel.load(folder)
+    def load(
+        cls,
+        folder: Path,
+        tokenizer: TextTokenizer,
+        zero_stage: int,
+        *,
+        offload: Offload = "none",
+        offload_folder: Path | None = None,
+        shares_rows: bool = False,
+    ) -> "ShardedBase":
+        """Load a base folder, shard it, and check it; the process group must be up.
+
+        `shares_rows` says that ranks train tasks together. Raises PackingError where sharded logits
+        differ from unsharded ones, TuttiError where parts cannot be offloaded.
+        """
+        model = load_exact(folder)
         probes = [ids for ids in map(tokenizer.encode, _PROBES) if ids]
         expected = [model.plain_logits(ids) for ids in probes]
+        config = engine_config(model.model, zero_stage, offload, offload_folder)
         _skip_shm_compile()
-        engine, *_ = deepspeed.initialize(model=model.model, config=_engine_config(zero_stage))
-        sharded = PackedModel(engine.module)
-        sharded.check_exact(probes, expected)
-        return cls(sharded, zero_stage)
+        engine, *_ = deepspeed.initialize(model=model.model, config=config)
+        model.model = engine.module
+        model.check_exact(probes, expected)
+        return cls(model, zero_stage, shares_rows)
 
     def rounds(self, num_batches: int) -> int:
         """How many forward passes every rank makes now, given this rank's own number."""
         if not self._is_collective:
             return num_batches
-        most = torch.tensor([num_batches])
+        most = torch.tensor([num_batches], device=self.model.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)
 
@@ -57,17 +73,6 @@ class ShardedBase:
         """The smallest batch, with a virtual token that takes a gradient nobody uses."""
         batch = pack([PackedRow(IDLE, (-1, 0))], {IDLE: 1})
         return batch, {IDLE: torch.zeros(1, self.model.token_dim, requires_grad=True)}
-
-
-def _engine_config(zero_stage: int) -> dict[str, object]:
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {
-            "stage": zero_stage,
-            "stage3_param_persistence_threshold": LARGEST_WHOLE_PARAMETER,
-        },
-        "steps_per_print": 2**31,
-    }
 
 
 def _skip_shm_compile() -> None:

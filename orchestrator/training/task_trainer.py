@@ -27,7 +27,8 @@ class TaskTrainer:
     """Holds one task's slot; the caller runs the base and steps the bank (encoder_step.py).
 
     `start` is the base's part in where the prompt starts, if the spec asks for it. `bank` is shared
-    with the tasks beside it. `release` gives the slot back.
+    with the tasks beside it. `release` gives the slot back. `key` tells it from all trainers of its
+    rank (default: the task's name, which trials of a sweep have in common).
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class TaskTrainer:
         token_dim: int,
         start: PromptStart | None = None,
         bank: EncoderBank | None = None,
+        key: str | None = None,
     ) -> None:
         self.spec = spec
+        self.key = spec.task if key is None else key
         self.data = data
         self.num_virtual_tokens = spec.parsed_template().num_virtual_tokens
         self._bank = EncoderBank() if bank is None else bank
@@ -62,10 +65,15 @@ class TaskTrainer:
 
     @property
     def is_done(self) -> bool:
-        """All steps are taken, or the best step is out of reach by the spec's patience."""
+        """All steps are taken, or the spec's patience is spent, or its target reached."""
         stop = self.spec.training.early_stop
-        patience_spent = stop is not None and self._evaluations_since_best >= stop.patience
-        return self.step >= self.spec.training.steps or patience_spent
+        if stop is None or self.step >= self.spec.training.steps:
+            return self.step >= self.spec.training.steps
+        is_spent = stop.patience is not None and self._evaluations_since_best >= stop.patience
+        best = self.best
+        return is_spent or (
+            stop.target is not None and best is not None and best.reaches(stop.target)
+        )
 
     @property
     def is_evaluation_due(self) -> bool:
@@ -75,7 +83,7 @@ class TaskTrainer:
     def next_rows(self) -> list[PackedRow]:
         """The rows of the next step."""
         train = self.data.splits["train"]
-        return training_rows(self.spec.task, [train[i] for i in self._data_order.next_batch()])
+        return training_rows(self.key, [train[i] for i in self._data_order.next_batch()])
 
     def check_step(self, leaf: Tensor, loss: float) -> None:
         """Raise ValueError, before the step is taken, if it cannot be."""

@@ -21,6 +21,8 @@ def store_trained_prompt(
         "prompt_embeddings": store.put_bytes(dump_tensors({"prompt_embeddings": tokens})),
         "curve": store.put_bytes(json.dumps(trainer.curve).encode()),
     }
+    if (sweep := run.report()) is not None:
+        artifacts["sweep"] = store.put_bytes(json.dumps(sweep).encode())
     return TrainedPrompt(
         task=order.spec.task,
         config=_config(run, int(tokens.shape[1])),
@@ -80,7 +82,7 @@ def _lineage(run: TaskRun, order: TaskOrder, code_version: str) -> Lineage:
         datasets=dict(order.datasets),
         num_rows=run.trainer.data.num_rows,
         spec_digest=order.spec.digest(),
-        seed=order.spec.training.seed,
+        seed=run.trainer.spec.training.seed,
         code_version=code_version,
         job=order.job_id,
     )

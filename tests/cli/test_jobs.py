@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from orchestrator.domain.prompt_version import Lineage, TrainedPrompt
 from tests.cli.conftest import Run, open_tutti
 from tests.tiny import write_task
 
@@ -51,3 +53,39 @@ def test_no_jobs_are_an_empty_list_and_a_hint(run: Run, home: Path) -> None:
     done = run("jobs", "list")
     assert (done.code, done.out) == (0, "")
     assert "tutti submit" in done.err
+
+
+def test_a_sweep_shows_how_many_trials_are_left_and_then_all_of_them(
+    run: Run, home: Path, tasks: Path
+) -> None:
+    sweep = {"over": {"training.learning_rate": [0.0123456, 0.02]}}
+    (submitted,) = run("submit", write_task(tasks, "swept", sweep=sweep), "--json").json
+    won = {"trial": 0, "values": {"training.learning_rate": 0.0123456}, "steps": 4, "best": 0.81}
+    lost = {"trial": 1, "values": {"training.learning_rate": 0.02}, "steps": 2, "best": None}
+    trials = [{**won, "state": "won"}, {**lost, "state": "stopped at step 2: rank 2 of 2"}]
+    told = {"step": 2, "num_steps": 4, "loss": 1.0, "best": 0.5, "stage": "1 of 2 trials left"}
+    with open_tutti(home) as tutti:
+        parts = tutti.parts
+        lease = parts.jobs.claim(submitted["id"], "host:1:1", 60)
+        assert lease is not None
+        parts.jobs.start(lease)
+        lease = parts.jobs.heartbeat(lease, 60, told)
+        shown = run("jobs", "show", submitted["id"]).out
+        assert "stage      1 of 2 trials left" in shown
+        assert "best       0.50" in shown
+        base = tutti.base("tiny").fingerprint
+        data = {
+            "encoder": b"e",
+            "prompt_embeddings": b"p",
+            "sweep": json.dumps({"metric": "accuracy", "trials": trials}).encode(),
+        }
+        artifacts = {name: parts.artifacts.put_bytes(value) for name, value in data.items()}
+        lineage = Lineage("tiny", base, {}, {}, "d" * 64, 0, "0.1.0", submitted["id"])
+        trained = TrainedPrompt("swept", {"metric": "accuracy"}, {}, artifacts, lineage)
+        parts.prompts.complete(lease, trained, None, "me")
+    assert run("jobs", "show", submitted["id"], "--json").json["trials"] == trials
+    table = run("jobs", "show", submitted["id"]).out.splitlines()[-3:]
+    assert table[0].split() == ["trial", "training.learning_rate", "steps", "best"]
+    assert table[1].split() == ["0", "0.01235", "4", "0.810", "won"]
+    assert table[2].split()[:3] == ["1", "0.02", "2"]
+    assert table[2].endswith("stopped at step 2: rank 2 of 2")

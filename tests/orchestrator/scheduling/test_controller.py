@@ -2,13 +2,15 @@ from collections.abc import Callable
 
 import pytest
 
+from orchestrator.domain.digest import digest_json
 from orchestrator.domain.errors import IntegrityError, TuttiError
 from orchestrator.domain.gang import StageReached
 from orchestrator.domain.job import Job, JobState
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.scheduling.controller import MAX_ATTEMPTS, STOPPED, Controller
-from tests.orchestrator.scheduling.conftest import LEASE_S, Clock, MemoryLauncher
+from orchestrator.scheduling.shard_plan import ShardPlan
+from tests.orchestrator.scheduling.conftest import BASE, LEASE_S, Clock, MemoryLauncher
 
 Submit = Callable[..., Job]
 MakeController = Callable[..., Controller]
@@ -64,6 +66,57 @@ def test_the_order_holds_everything_the_workers_need(
     assert {each.num_positions for each in order.orders} == {96.0}
     assert all(each.datasets == jobs[0].submission.datasets for each in order.orders)
     assert order.name == f"gang-{jobs[0].id[:8]}-1"
+    assert order.sharding == "2 could hold it whole"
+
+
+def test_a_plan_is_asked_for_where_neither_spec_nor_setting_says_a_stage(
+    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+) -> None:
+    asked: list[object] = []
+
+    def plan(*question: object) -> ShardPlan:
+        asked.append(question)
+        return ShardPlan(3, "cpu", "it is large")
+
+    controller = make_controller(plan=plan, zero_stage=None, num_workers=4)
+    jobs = [submit("a"), submit("b"), submit("c", sharding={"zero_stage": 3})]
+    for _ in range(2):
+        controller.step()
+        launcher.gang.finish()
+        launcher.gang.end()
+        controller.step()
+    assert asked == [(BASE, None, 2), (BASE, 3, 1)]
+    order = launcher.gangs[0].order
+    assert (order.zero_stage, order.offload, order.sharding) == (3, "cpu", "it is large")
+    assert len(order.ranks) == 4
+    assert all(queue.get(job.id).state == JobState.SUCCEEDED for job in jobs)
+
+
+def test_a_base_that_fits_nowhere_fails_its_jobs_and_no_others(
+    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+) -> None:
+    def plan(fingerprint: str, zero_stage: int | None, num_whole: int) -> ShardPlan:
+        if fingerprint != BASE:
+            raise TuttiError("28 GB do not fit", "Use more machines.")
+        return ShardPlan(0, "none", "")
+
+    controller = make_controller(plan=plan, zero_stage=None)
+    large, small = submit("large", digest_json("large")), submit("small")
+    controller.step()
+    controller.step()
+    assert queue.get(large.id).error == "28 GB do not fit\n  Use more machines."
+    assert launcher.gang.tasks == ["small"]
+    assert queue.get(small.id).state == JobState.RUNNING
+
+
+def test_a_task_that_shares_its_rows_is_ordered_once_and_placed_on_every_rank(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher
+) -> None:
+    job = submit("a", sharding={"data_parallel": True})
+    controller.step()
+    order = launcher.gang.order
+    assert [[each.job_id for each in rank] for rank in order.ranks] == [[job.id]] * 2
+    assert [each.job_id for each in order.orders] == [job.id]
 
 
 def test_a_failed_task_fails_alone(
@@ -351,7 +404,8 @@ def test_progress_is_watched_at_once_and_written_with_the_heartbeat(
     assert queue.get(job.id).progress == {}
     clock.now += LEASE_S
     controller.step()
-    assert queue.get(job.id).progress == {"step": 7, "num_steps": 100, "loss": 0.5, "best": 0.25}
+    told = {"step": 7, "num_steps": 100, "loss": 0.5, "best": 0.25, "stage": "training"}
+    assert queue.get(job.id).progress == told
     launcher.gang.progress("colour", 9)
     launcher.gang.finish()
     controller.step()

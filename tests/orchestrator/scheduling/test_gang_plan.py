@@ -20,8 +20,11 @@ def job(number: int, task: str, base: str = "b", stage: int | None = None) -> Jo
     return Job(f"job-{number}", made, JobState.QUEUED, 0, created)
 
 
-def order(number: int, num_positions: float = 10.0, steps: int = 10) -> TaskOrder:
-    made = submission(f"task-{number}", training={"steps": steps})
+def order(
+    number: int, num_positions: float = 10.0, steps: int = 10, is_shared: bool = False
+) -> TaskOrder:
+    sharding = {"data_parallel": True} if is_shared else None
+    made = submission(f"task-{number}", training={"steps": steps}, sharding=sharding)
     return TaskOrder(f"job-{number}", made.spec, made.datasets, "b", num_positions)
 
 
@@ -70,6 +73,13 @@ def test_a_spec_may_ask_for_its_own_sharding() -> None:
     jobs = [job(1, "a"), job(2, "b", stage=3), job(3, "c", stage=0)]
     assert list(group_jobs(jobs, 0)) == [("b", 0), ("b", 3)]
     assert group_jobs(jobs, 3) == {("b", 3): jobs[:2], ("b", 0): jobs[2:]}
+    assert list(group_jobs(jobs, None)) == [("b", None), ("b", 3), ("b", 0)]
+
+
+def test_a_spec_may_share_its_rows_and_leave_the_stage_to_the_setting() -> None:
+    made = submission("a", "b", sharding={"data_parallel": True})
+    jobs = [Job("job-1", made, JobState.QUEUED, 0, START), job(2, "b")]
+    assert group_jobs(jobs, None) == {("b", None): jobs}
 
 
 def test_a_second_job_of_a_task_waits_for_the_first() -> None:
@@ -97,4 +107,13 @@ def test_every_task_is_planned_once_by_its_oldest_job(names: list[tuple[str, str
 def test_a_whole_base_needs_no_idle_rank_and_a_split_one_needs_all(
     num_workers: int, num_tasks: int, zero_stage: int, expected: int
 ) -> None:
-    assert num_ranks(num_workers, num_tasks, zero_stage) == expected
+    orders = [order(number) for number in range(num_tasks)]
+    assert num_ranks(num_workers, orders, zero_stage) == expected
+
+
+def test_a_task_that_shares_its_rows_is_on_every_rank_and_first_there() -> None:
+    orders = [order(0), order(1, is_shared=True), order(2)]
+    assert num_ranks(4, orders, 0) == 4
+    ranks = assign_ranks(orders, 3)
+    placed = [[each.job_id for each in rank] for rank in ranks]
+    assert placed == [["job-1", "job-0"], ["job-1", "job-2"], ["job-1"]]

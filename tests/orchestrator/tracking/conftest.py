@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,17 @@ def make_version(
     make_trained: Callable[[str, int], TrainedPrompt],
     registry: MemoryRegistry,
     outbox: MemoryOutbox,
+    artifacts: ArtifactStore,
 ) -> Callable[..., PromptVersion]:
     """Register a version, and post that it is there."""
 
-    def make(task: str = "country-continent", number: int = 1) -> PromptVersion:
+    def make(
+        task: str = "country-continent", number: int = 1, sweep: dict[str, Any] | None = None
+    ) -> PromptVersion:
         trained = make_trained(task, number)
+        if sweep is not None:
+            stored = artifacts.put_bytes(json.dumps(sweep).encode())
+            trained = replace(trained, artifacts={**trained.artifacts, "sweep": stored})
         version = PromptVersion(
             **vars(trained),
             number=number,

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from encoders.bank.encoder_step import EncoderStep
+from orchestrator.domain.task_spec import Metric
 from orchestrator.training.evaluation import Score
 from orchestrator.training.prompt_module import build_prompt
 from orchestrator.training.task_trainer import TaskTrainer
@@ -184,6 +185,35 @@ def test_patience_ends_a_training_that_does_not_improve(make_trainer: MakeTraine
         done.append(trainer.is_done)
     assert done == [False, False, False, False, True]
     assert trainer.best_step == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "target"),
+    [("accuracy", (0.5, 0.89, 0.9), 0.9), ("loss", (2.0, 0.31, 0.3), 0.3)],
+)
+def test_a_training_ends_when_the_metric_reaches_its_target(
+    make_trainer: MakeTrainer, metric: Metric, values: tuple[float, ...], target: float
+) -> None:
+    training = {"steps": 100, "early_stop": {"target": target}}
+    trainer = make_trainer(training=training, evaluation={"metric": metric})
+    done = []
+    for value in values:
+        step(trainer)
+        trainer.take_score(Score(metric, value, value))
+        done.append(trainer.is_done)
+    assert done == [False, False, True]
+
+
+def test_patience_and_target_each_end_a_training(make_trainer: MakeTrainer) -> None:
+    training = {"steps": 100, "early_stop": {"patience": 1, "target": 0.9}}
+    ends = []
+    for scores in ((0.5, 0.4), (0.5, 0.95), (0.5, 0.6)):
+        trainer = make_trainer(training=training)
+        for value in scores:
+            step(trainer)
+            trainer.take_score(Score("accuracy", value, 1.0))
+        ends.append(trainer.is_done)
+    assert ends == [True, True, False]
 
 
 def test_curves_have_a_point_a_step_and_a_point_a_score(make_trainer: MakeTrainer) -> None:

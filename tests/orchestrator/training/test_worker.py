@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from encoders.bank.encoder_bank import EncoderBank
+from encoders.packed.context_cache import ContextCache
+from encoders.packed.packing import PackedRow, pack
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
@@ -13,7 +17,7 @@ from orchestrator.domain.gang import GangOrder, TaskFailed, TaskOrder
 from orchestrator.training.checkpoint import dump_checkpoint
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_run import TaskRun
-from orchestrator.training.worker import _look_up_starts, _open
+from orchestrator.training.worker import WorkerOptions, _context_cache, _look_up_starts, _open
 from tests.orchestrator.training.conftest import make_spec
 from tests.tiny import colour_rows
 
@@ -101,6 +105,24 @@ def test_a_task_goes_on_from_its_checkpoint(
     assert (resumed.trainer.step, ended) == (3, [])
 
 
+def test_the_trials_of_a_sweep_are_opened_each_with_its_start(
+    store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase
+) -> None:
+    inits = [None, {"from": "vocabulary"}]
+    spec = make_spec(sweep={"over": {"encoder.init": inits, "training.seed": [1, 2]}})
+    digest = store.put_bytes(ROWS).digest
+    order = TaskOrder("job", spec, {"train": digest, "eval": digest}, "f" * 64, 10.0)
+    gang = GangOrder("gang", "f" * 64, 256, "code", 0, ((order,),))
+    starts = _look_up_starts(gang, [order], tokenizer, base)
+    assert list(starts) == ["colour/2", "colour/3"]
+    bank = EncoderBank()
+    run = _open(order, store, tokenizer, base, 256, list[Any]().append, bank, starts)
+    assert [trainer.key for trainer in run.training] == [f"colour/{i}" for i in range(4)]
+    scale = [float(trainer.virtual_tokens().norm(dim=1).mean()) for trainer in run.training]
+    assert max(scale[2:]) < 0.5 * min(scale[:2]), "the base's embeddings are small, noise is not"
+    assert len(bank) == 4
+
+
 @pytest.mark.parametrize("kind", ["missing", "altered", "another task's"])
 def test_a_checkpoint_that_is_of_no_use_costs_time_alone(
     store: ArtifactStore,
@@ -148,5 +170,24 @@ def test_all_ranks_look_up_starts_if_any_of_their_tasks_wants_one(
         calls.clear()
         starts = _look_up_starts(gang, orders, tokenizer, base)
         assert len(calls) == num_calls
-        assert list(starts) == ([orders[0].job_id] if init else [])
+        assert list(starts) == ([orders[0].spec.task] if init else [])
     hook.remove()
+
+
+def test_the_context_cache_is_as_the_settings_say(base: ShardedBase) -> None:
+    row = PackedRow("a", (5, 6, 7, -1))
+
+    def filled(**options: Any) -> ContextCache:
+        cache = _context_cache(base, WorkerOptions(num_threads=1, checkpoint_s=1.0, **options))
+        for texts in cache.missing([row], 64):
+            cache.compute(texts)
+        return cache
+
+    exact = filled(context_memory_bytes=1 << 20)
+    half = filled(context_disk_bytes=1 << 20, context_dtype="bfloat16")
+    assert exact.memory_bytes == 2 * half.disk_bytes > 0
+    assert half.memory_bytes == exact.disk_bytes == 0
+    layers = half.layers(pack([row], {"a": 1}, half))
+    assert layers is not None
+    assert layers[0].key.dtype == torch.bfloat16
+    assert len(filled()) == 0
