@@ -64,6 +64,16 @@ class Bucket:
     query_position: Tensor
     key_position: Tensor
 
+    def bias_within(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What is added to scores [B, G, r, Q, C + K]: 0, or -inf where a query may not look."""
+        if window is not None or self._bias.dtype != dtype:
+            return _bias(self.mask_within(window), dtype)
+        return self._bias
+
+    @cached_property
+    def _bias(self) -> Tensor:
+        return _bias(self.mask, torch.get_default_dtype())
+
     def mask_within(self, window: int | None) -> Tensor:
         """The mask, without keys that stand `window` positions or more before their query."""
         if window is None:
@@ -115,6 +125,11 @@ class AttentionLayout:
     def to(self, device: torch.device) -> "AttentionLayout":
         buckets = tuple(bucket.to(device) for bucket in self.buckets)
         return AttentionLayout(buckets, self.restore.to(device), self.max_length)
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(~mask, -torch.inf).unsqueeze(1)
 
 
 def longest_row(segments: Sequence[Segment]) -> int:

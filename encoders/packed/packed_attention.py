@@ -18,6 +18,10 @@ from encoders.packed.attention_layout import AttentionLayout, Bucket
 from encoders.packed.flex_attention import FlexLayout
 
 PACKED = "tutti_packed"
+#: Weights of a segment, queries x keys of all heads of a group, from where torch's attention is
+#: taken, which never holds them all; on several threads its bits may depend on other segments. Below,
+#: plain products are up to twice as fast, and their bits do not (benchmarks/README.md).
+LONG_BUCKET = 2**17
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def _attend_all(
     """Attention of each bucket, [B*Q, H, d]."""
     query_sizes = [bucket.query.numel() for bucket in layout.buckets]
     key_sizes = [bucket.key.numel() for bucket in layout.buckets]
-    queries = query.index_select(0, layout.query).split(query_sizes)
+    scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    queries = scaled.index_select(0, layout.query).split(query_sizes)
     keys = new.key.index_select(0, layout.key).split(key_sizes)
     values = new.value.index_select(0, layout.key).split(key_sizes)
     return [
@@ -105,8 +110,7 @@ def _attend_all(
             q,
             _behind_cached(k, cache.key if cache else None, bucket),
             _behind_cached(v, cache.value if cache else None, bucket),
-            bucket.mask_within(window),
-            scaling,
+            bucket.bias_within(window, q.dtype),
             dropout,
         )
         for q, k, v, bucket in zip(queries, keys, values, layout.buckets, strict=True)
@@ -117,11 +121,11 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
-    scaling: float | None,
+    bias: Tensor,
     dropout: float,
 ) -> Tensor:
-    """Attention of one bucket: query [B*Q, H, d], key and value [B, G, K, d], mask [B, 1, Q, K].
+    """Attention of one bucket: scaled query [B*Q, H, d], key and value [B, G, K, d], bias
+    [B, 1, 1, Q, K]: 0, or -inf where it may not look.
 
     The r queries that share a key head are laid behind each other, so that keys and values are
     never repeated: [B, G, r*Q, d] against [B, G, K, d].
@@ -129,16 +133,33 @@ def _attend(
     num_rows, num_groups, _, head_dim = key.shape
     repeats = query.shape[1] // num_groups
     q = query.view(num_rows, -1, num_groups, repeats, head_dim).permute(0, 2, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(
-        q.reshape(num_rows, num_groups, -1, head_dim),
-        key,
-        value,
-        attn_mask=mask.repeat(1, 1, repeats, 1),
-        dropout_p=dropout,
-        scale=scaling,
-    )
+    q = q.reshape(num_rows, num_groups, -1, head_dim)
+    bias = bias.expand(-1, -1, repeats, -1, -1).flatten(2, 3)
+    if bias[0].numel() > LONG_BUCKET:
+        attended = F.scaled_dot_product_attention(q, key, value, bias, dropout, scale=1.0)
+    else:
+        attended = _attend_at_once(q, key, value, bias, dropout)
     attended = attended.view(num_rows, num_groups, repeats, -1, value.shape[-1])
     return attended.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+
+
+def _attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float
+) -> Tensor:
+    """Attention [B, G, r*Q, d] with all weights in memory: faster than torch's own while short."""
+    scores = _products(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(*query.shape[:3], -1) + bias
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=precision).to(value.dtype)
+    weights = F.dropout(weights, dropout) if dropout else weights
+    return _products(weights.flatten(0, 1), value.flatten(0, 1)).view(*query.shape[:3], -1)
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix products [n, *, *]. A lone one is made twice: kernels give it other bits alone."""
+    if len(left) > 1:
+        return torch.bmm(left, right)
+    return torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]
 
 
 def _behind_cached(own: Tensor, cached: Tensor | None, bucket: Bucket) -> Tensor:

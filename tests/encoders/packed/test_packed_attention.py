@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from encoders.errors import PackingError
+from encoders.packed import packed_attention
 from encoders.packed.attention_layout import AttentionLayout, Segment
-from encoders.packed.packed_attention import packed_attention
 from encoders.packed.packing import PackedRow, pack
 from encoders.packed.scoring import answer_log_probs
 from tests.encoders.conftest import make_model, packed, plain_log_probs
@@ -24,11 +24,13 @@ def states(num_heads: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("num_key_heads", [1, 2, 4])
 @pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("long_bucket", [0, packed_attention.LONG_BUCKET])
 def test_each_position_gets_what_a_plain_loop_gives(
-    num_key_heads: int, scaling: float | None
+    num_key_heads: int, scaling: float | None, long_bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(packed_attention, "LONG_BUCKET", long_bucket)
     query, key, value = states(4, 0), states(num_key_heads, 1), states(num_key_heads, 2)
-    output, weights = packed_attention(
+    output, weights = packed_attention.packed_attention(
         torch.nn.Identity(),
         query,
         key,
@@ -53,7 +55,9 @@ def test_each_position_gets_what_a_plain_loop_gives(
 
 def test_a_base_that_loses_the_layout_is_refused() -> None:
     with pytest.raises(PackingError, match="does not hand the packed layout on"):
-        packed_attention(torch.nn.Identity(), states(1, 0), states(1, 1), states(1, 2), None)
+        packed_attention.packed_attention(
+            torch.nn.Identity(), states(1, 0), states(1, 1), states(1, 2), None
+        )
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,31 @@ def test_rows_longer_than_the_sliding_window_equal_plain_runs(
     batch = pack(rows, {})
     scores = answer_log_probs(packed(model).logits(batch, {}), batch)
     assert float((scores - expected).detach().abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_lone_segment_of_one_key_head_has_the_bits_it_has_among_others(num_threads: int) -> None:
+    """Matrix kernels on two threads treat a batch of one in another way."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 69, 64, generator=generator) for heads in (3, 1, 1))
+
+    def first(num_rows: int) -> list[Tensor]:
+        leaves = [
+            each[:, :, : 23 * num_rows].clone().requires_grad_() for each in (query, key, value)
+        ]
+        heads = [Segment(23 * row, 23 * row + 20) for row in range(num_rows)]
+        tails = [Segment(head.stop, head.stop + 3, head) for head in heads]
+        output, _ = packed_attention.packed_attention(
+            torch.nn.Identity(), *leaves, None, packed_layout=AttentionLayout.of(heads + tails)
+        )
+        output.sin().sum().backward()
+        grads = [leaf.grad[:, :, :23] for leaf in leaves if leaf.grad is not None]
+        return [output[:, :23].detach(), *grads]
+
+    torch.set_num_threads(num_threads)
+    try:
+        alone, among = first(1), first(3)
+    finally:
+        torch.set_num_threads(1)
+    assert len(alone) == 4
+    assert all(torch.equal(one, other) for one, other in zip(alone, among, strict=True))
