@@ -18,9 +18,9 @@ from encoders.packed.attention_layout import AttentionLayout, Bucket
 from encoders.packed.flex_attention import FlexLayout
 
 PACKED = "tutti_packed"
-#: Weights of a segment, queries x keys of all heads of a group, from where torch's attention is
-#: taken, which never holds them all; on several threads its bits may depend on other segments. Below,
-#: plain products are up to twice as fast, and their bits do not (benchmarks/README.md).
+#: Weights of a segment, queries x keys of a group's heads, from where torch's attention is taken.
+#: It never holds them all; on several threads its bits may depend on other segments. Below, plain
+#: products are up to twice as fast, and their bits do not (benchmarks/README.md).
 LONG_BUCKET = 2**17
 
 
