@@ -62,33 +62,33 @@ class PackedModel:
         `virtual_tokens` holds a table [V, D] for every prompt of the batch; gradients reach it.
         `cache` holds every layer's states of the batch's cached texts (see context_cache.py).
         """
-        return self._forward(batch, virtual_tokens, packed_cache=cache)[: len(batch.kept)]
+        batch = batch.to(self.device)
+        rows = torch.cat([batch.kept, batch.filler])
+        with on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)):
+            logits = self._forward(batch, virtual_tokens, rows, packed_cache=cache)
+        return logits[: len(batch.kept)]
 
     @torch.no_grad()
     def states(self, batch: PackedBatch) -> list[LayerStates]:
         """Every layer's keys and values [N, G, d] of a batch without virtual tokens."""
         record: dict[int, LayerStates] = {}
-        self._forward(batch, {}, packed_record=record)
+        batch = batch.to(self.device)
+        self._forward(batch, {}, batch.kept[:1], packed_record=record)
         return [record[layer] for layer in sorted(record)]
 
     def _forward(
         self,
         batch: PackedBatch,
         virtual_tokens: Mapping[str, Tensor],
+        kept: Tensor,
         **attention: object,
     ) -> Tensor:
-        """Logits at the batch's kept and filler positions, the only ones of the last layer."""
-        batch = batch.to(self.device)
-        rows = torch.cat([batch.kept, batch.filler])
-        with (
-            on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)),
-            OneDnnLinear() if self.device.type == "cpu" else nullcontext(),
-        ):
+        with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
             output = self.model(
                 inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
                 use_cache=False,
-                logits_to_keep=rows,
+                logits_to_keep=kept,
                 packed_layout=batch.layout,
                 **attention,
             )
