@@ -6,6 +6,7 @@ are written after each number of tasks, so a run that is cut keeps what it has.
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -16,13 +17,21 @@ import torch
 
 from benchmarks.base_folder import base_name, load_packed, load_plain
 from benchmarks.command import new_parser, positive, run
-from benchmarks.comparison import MAX_FLOAT32_ERROR, Agreement, Timing, agreement, time_in_turn
+from benchmarks.comparison import (
+    MAX_FLOAT32_ERROR,
+    Agreement,
+    Timing,
+    agreement,
+    same_step,
+    time_in_turn,
+)
 from benchmarks.machine import Surroundings
 from benchmarks.peft_loop import PeftLoop
 from benchmarks.peft_loss import VARIANTS, PeftVariant
 from benchmarks.report import at_least, write_results
 from benchmarks.train_step_report import TARGETS, StepReport, StepResult
 from benchmarks.tutti_loop import TuttiLoop
+from benchmarks.tutti_workers import TuttiWorkers
 from benchmarks.workload import BenchmarkTask, Workload, make_tasks
 from encoders.packed.packed_model import PackedModel
 from orchestrator.training.worker import MAX_POSITIONS
@@ -42,16 +51,26 @@ class Sides:
     def tasks(self, num_tasks: int) -> list[BenchmarkTask]:
         return make_tasks(self.workload, num_tasks, self.peft_base.config.vocab_size)
 
-    def compare(self, num_tasks: int, variant: PeftVariant, repeats: int) -> StepResult:
+    def compare(
+        self, num_tasks: int, variant: PeftVariant, repeats: int, workers: TuttiWorkers | None
+    ) -> StepResult:
         """Check the first step, which also warms up; then time `repeats` steps of each in turn."""
         tasks = self.tasks(num_tasks)
         tutti, peft = self._open(tasks, variant)
         found = agreement(tutti, peft, tasks, MAX_FLOAT32_ERROR)
-        works = {"Tutti": tutti.step, "PEFT": peft.step}
-        timings = time_in_turn(works, repeats if found.is_exact else 0)
+        works = {"one process": tutti.step, "PEFT": peft.step}
+        if workers is not None:
+            workers.open(tasks, self.workload)
+            workers.step()
+            apart = same_step(workers, tutti, tasks).gradient_error
+            found = replace(found, gradient_error=max(found.gradient_error, apart))
+            works["workers"] = workers.step
+        cpu_clock = time.process_time if workers is None else workers.cpu_clock
+        timings = time_in_turn(works, repeats if found.is_exact else 0, cpu_clock)
         lengths = [length for task in tasks for length in task.text_lengths]
         return StepResult(
-            self.workload.num_virtual_tokens, num_tasks, found, timings["Tutti"], timings["PEFT"],
+            self.workload.num_virtual_tokens, num_tasks, found, timings["one process"],
+            timings.get("workers"), timings["PEFT"],
             (tutti.num_positions, peft.num_positions), (tutti.num_passes, peft.num_passes), lengths,
         )  # fmt: skip
 
@@ -81,6 +100,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> bool:
     sides = _sides(folder, arguments, torch.float32)
     variants = {v: s.time_variants(max(arguments.repeats)) for v, s in sides.items()}
     opponents = {v: _fastest(timings) for v, timings in variants.items()}
+    workers = None
+    if arguments.threads > 1:
+        workers = TuttiWorkers(folder, arguments.threads, arguments.max_positions)
     sizes = list(zip(arguments.tasks, arguments.repeats, strict=True))
     plan = list(product(arguments.virtual_tokens, sizes))
     in_double = _agree_in_double(folder, arguments, opponents)
@@ -88,7 +110,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> bool:
         return False
     results: list[StepResult] = []
     for num_virtual, (num_tasks, repeats) in plan:
-        result = sides[num_virtual].compare(num_tasks, opponents[num_virtual], repeats)
+        result = sides[num_virtual].compare(
+            num_tasks, opponents[num_virtual], repeats, workers if num_tasks > 1 else None
+        )
         _tell(result)
         if not result.agreement.is_exact:
             return False
@@ -142,7 +166,7 @@ def _tell(result: StepResult) -> None:
     print(f"{result.num_tasks} task(s), {result.num_virtual_tokens} virtual tokens", end=": ")
     print(result.agreement)
     if result.agreement.is_exact:
-        times = f"{result.tutti.median_s:.2f} s against {result.peft.median_s:.2f} s"
+        times = f"{result.best.median_s:.2f} s against {result.peft.median_s:.2f} s"
         target = TARGETS.get(result.num_virtual_tokens)
         print(f"{times}, {at_least(result.ratio, target) if target else result.ratio}", flush=True)
 
