@@ -115,7 +115,7 @@ class StepReport:
             f"Each task: {shape.batch_size} rows, virtual tokens first, MLP of "
             f"{shape.hidden_size}, texts of {sum(lengths) / len(lengths):.1f} tokens on average "
             f"({min(lengths)} to {max(lengths)}, log-normal), answers of {shape.answer_length}; at "
-            f"most {self.max_positions} positions, counted as if nothing were shared, in a pass."
+            f"most {self.max_positions} positions in a pass."
         )
         variants = [
             f"PEFT at one task, {count} virtual tokens (the fastest is the opponent): "

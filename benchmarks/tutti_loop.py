@@ -34,7 +34,7 @@ NEVER = 10_000_000
 
 
 class TuttiLoop:
-    """Trains all tasks at once; a forward pass takes at most `max_positions` of unshared rows.
+    """Trains all tasks at once; a forward pass takes at most `max_positions`.
 
     With a `cache` the texts before prompts are computed in the step that first needs them.
     """

@@ -135,28 +135,41 @@ def split_by_budget(
     used = 0.0
     for _, group in groupby(rows, key=lambda row: row.prompt):
         block = list(group)
-        costs = [_cost(row, cached) for row in block]
-        if run and used + sum(costs) > max_positions:
+        head, costs = _costs(block, cached)
+        total = head + sum(costs)
+        if run and used + total > max_positions:
             yield tuple(run)
             run, used = [], 0.0
-        if sum(costs) > max_positions:
-            yield from _cut(block, costs, max_positions)
+        if total > max_positions:
+            yield from _cut(block, costs, max_positions - head)
         else:
-            run, used = run + block, used + sum(costs)
+            run, used = run + block, used + total
     if run:
         yield tuple(run)
 
 
-def _cost(row: PackedRow, cached: Container[Text]) -> float:
-    return row.num_positions - (1 - CACHED_COST) * len(row.text) * (row.text in cached)
+def _costs(rows: Sequence[PackedRow], cached: Container[Text]) -> tuple[int, list[float]]:
+    """What rows of one prompt cost together: the head they share, and what each adds to it."""
+    head = _common_head([row for row in rows if not _is_cached(row, cached)])
+    return head, [
+        row.num_positions - (1 - CACHED_COST) * len(row.text)
+        if _is_cached(row, cached)
+        else row.num_positions - head
+        for row in rows
+    ]
+
+
+def _is_cached(row: PackedRow, cached: Container[Text]) -> bool:
+    return bool(row.text) and row.text in cached
 
 
 def _cut(
-    rows: Sequence[PackedRow], costs: Sequence[float], max_positions: int
+    rows: Sequence[PackedRow], costs: Sequence[float], room: float
 ) -> Iterator[tuple[PackedRow, ...]]:
+    """Cut rows into runs that cost at most `room` beside their head."""
     first, used = 0, 0.0
     for index, cost in enumerate(costs):
-        if index > first and used + cost > max_positions:
+        if index > first and used + cost > room:
             yield tuple(rows[first:index])
             first, used = index, 0.0
         used += cost
@@ -201,11 +214,11 @@ class _Builder:
 
     def add_group(self, rows: Sequence[PackedRow], indices: Sequence[int]) -> None:
         offset = self._virtual_offset(rows[0].prompt)
-        whole = [row for row in rows if not (row.text and row.text in self.cached)]
+        whole = [row for row in rows if not _is_cached(row, self.cached)]
         shared = _common_head(whole)
         head = self._add(whole[0].context[:shared], None, offset) if shared else None
         for row, index in zip(rows, indices, strict=True):
-            if row.text and row.text in self.cached:
+            if _is_cached(row, self.cached):
                 self._add_row(row, index, self._text(row.text), offset)
             else:
                 self._add_row(row, index, head, offset)

@@ -121,7 +121,7 @@ def test_split_by_budget_covers_all_rows_once_in_order(rows: list[PackedRow], bu
     packs = list(split_by_budget(rows, budget))
     assert [row for each in packs for row in each] == rows
     for each in packs:
-        assert len(each) == 1 or sum(row.num_positions for row in each) <= budget
+        assert len(each) == 1 or pack(each, LENGTHS).num_positions <= budget
 
 
 @given(st.lists(rows, max_size=6), st.lists(rows, max_size=6), st.integers(1, 40))
@@ -136,8 +136,15 @@ def test_neighbours_never_change_where_a_prompts_rows_are_cut(
 
 
 def test_packs_are_filled_with_whole_prompts() -> None:
-    rows = [PackedRow(prompt, (*HEAD, 1)) for prompt in "ppqqrr"]
-    assert [len(each) for each in split_by_budget(rows, 24)] == [4, 2]
+    rows = [PackedRow(prompt, (*HEAD, 1)) for prompt in "ppqqrr"]  # 7 positions a prompt
+    assert [len(each) for each in split_by_budget(rows, 20)] == [4, 2]
+    assert [len(each) for each in split_by_budget(rows, 21)] == [6]
+
+
+def test_a_head_counts_once_in_each_part_of_its_prompts_rows() -> None:
+    rows = [PackedRow("p", (*HEAD, i, 2)) for i in range(4)]
+    assert [len(each) for each in split_by_budget(rows, 13)] == [4]
+    assert [len(each) for each in split_by_budget(rows, 12)] == [3, 1]
 
 
 def test_a_small_pack_gets_filler_that_changes_nothing() -> None:
