@@ -24,9 +24,10 @@ class Surroundings:
         self._before = load_average()
         self._meter = BusyMeter.start()
 
-    def facts(self) -> dict[str, Any]:
-        """For the results: `machine`, and `load` up to now."""
-        cores = self._meter.cores_of_others()
+    def facts(self, workers_s: float = 0.0) -> dict[str, Any]:
+        """For the results: `machine`, and `load` up to now. `workers_s` are processor seconds of
+        the benchmark's own processes that have not ended."""
+        cores = self._meter.cores_of_others(workers_s)
         load = {
             "before": self._before,
             "after": load_average(),
@@ -77,8 +78,8 @@ class BusyMeter:
     def start(cls) -> "BusyMeter":
         return cls(time.perf_counter(), _own_seconds(), _busy_seconds())
 
-    def cores_of_others(self) -> float:
-        own = _own_seconds() - self.own_s
+    def cores_of_others(self, workers_s: float = 0.0) -> float:
+        own = _own_seconds() - self.own_s + workers_s
         busy = _busy_seconds() - self.all_s
         return max(0.0, busy - own) / (time.perf_counter() - self.clock)
 

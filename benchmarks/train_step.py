@@ -118,8 +118,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> bool:
             return False
         results.append(result)
         missing = [(v, n) for v, (n, _) in plan[len(results) :]]
+        facts = surroundings.facts(workers.worker_seconds() if workers else 0.0)
         report = StepReport(
-            surroundings.facts(), base_name(folder), sides[num_virtual].workload,
+            facts, base_name(folder), sides[num_virtual].workload,
             arguments.max_positions, variants, results, missing, in_double,
         )  # fmt: skip
         write_results(arguments.output, "train_step", report.facts(), report.markdown())

@@ -61,8 +61,11 @@ class TuttiWorkers:
 
     def cpu_clock(self) -> float:
         """Processor seconds of this process and the workers."""
-        elsewhere = self._ask_all("cpu_clock", [()] * len(self._pipes))
-        return time.process_time() + float(sum(elsewhere))
+        return time.process_time() + self.worker_seconds()
+
+    def worker_seconds(self) -> float:
+        """Processor seconds of the workers."""
+        return float(sum(self._ask_all("cpu_clock", [()] * len(self._pipes))))
 
     def _ask_all(self, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         for pipe, each in zip(self._pipes, arguments, strict=True):
