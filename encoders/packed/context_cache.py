@@ -19,7 +19,8 @@ from torch import Tensor
 from encoders.errors import PackingError
 from encoders.packed.packed_attention import LayerStates
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import PackedBatch, PackedRow, Text, pack, split_by_budget
+from encoders.packed.packing import PackedBatch, PackedRow, Text, pack
+from encoders.packed.pass_budget import split_by_budget
 
 MIN_CACHED_TEXT = 2  # a shorter text costs more to fetch than to compute
 

@@ -20,7 +20,7 @@ from encoders.packed.flex_attention import FlexLayout
 PACKED = "tutti_packed"
 #: Weights of a segment, queries x keys of a group's heads, from where torch's attention is taken.
 #: It never holds them all; on several threads its bits may depend on other segments. Below, plain
-#: products are up to twice as fast, and their bits do not (benchmarks/README.md).
+#: products are up to 1.9 times as fast, and their bits do not (benchmarks/README.md).
 LONG_BUCKET = 2**17
 
 

@@ -10,10 +10,10 @@ given, and only what follows it is packed.
 Shapes: N packed positions, M of them virtual, K kept (those whose logits are needed), L labels.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ MIN_SHARED_HEAD = 4  # a shorter common head costs a segment more than it saves
 #: From this many rows up, and on as many threads as a machine's cores, matrix kernels give a row
 #: the same bits whatever stands beside it; a smaller pack gets filler.
 MIN_POSITIONS = 16
-CACHED_COST = 0.125  # of a cached position against a packed one, in memory and time
 
 Text = tuple[int, ...]  # token ids that no virtual token precedes
 
@@ -123,59 +122,6 @@ def pack(
     return builder.build(rows)
 
 
-def split_by_budget(
-    rows: Iterable[PackedRow], max_positions: int, cached: Container[Text] = frozenset()
-) -> Iterator[tuple[PackedRow, ...]]:
-    """Cut rows, in order, into runs that cost at most `max_positions` (one row at the least).
-
-    Successive rows of one prompt stay together; where they alone cost more, they are cut among
-    themselves, so that a cut never depends on a prompt's neighbours.
-    """
-    run: list[PackedRow] = []
-    used = 0.0
-    for _, group in groupby(rows, key=lambda row: row.prompt):
-        block = list(group)
-        head, costs = _costs(block, cached)
-        total = head + sum(costs)
-        if run and used + total > max_positions:
-            yield tuple(run)
-            run, used = [], 0.0
-        if total > max_positions:
-            yield from _cut(block, costs, max_positions - head)
-        else:
-            run, used = run + block, used + total
-    if run:
-        yield tuple(run)
-
-
-def _costs(rows: Sequence[PackedRow], cached: Container[Text]) -> tuple[int, list[float]]:
-    """What rows of one prompt cost together: the head they share, and what each adds to it."""
-    head = _common_head([row for row in rows if not _is_cached(row, cached)])
-    return head, [
-        row.num_positions - (1 - CACHED_COST) * len(row.text)
-        if _is_cached(row, cached)
-        else row.num_positions - head
-        for row in rows
-    ]
-
-
-def _is_cached(row: PackedRow, cached: Container[Text]) -> bool:
-    return bool(row.text) and row.text in cached
-
-
-def _cut(
-    rows: Sequence[PackedRow], costs: Sequence[float], room: float
-) -> Iterator[tuple[PackedRow, ...]]:
-    """Cut rows into runs that cost at most `room` beside their head."""
-    first, used = 0, 0.0
-    for index, cost in enumerate(costs):
-        if index > first and used + cost > room:
-            yield tuple(rows[first:index])
-            first, used = index, 0.0
-        used += cost
-    yield tuple(rows[first:])
-
-
 def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
     groups: dict[str | None, list[int]] = {}
     for index, row in enumerate(rows):
@@ -188,7 +134,12 @@ def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
     return groups
 
 
-def _common_head(rows: Sequence[PackedRow]) -> int:
+def is_cached(row: PackedRow, cached: Container[Text]) -> bool:
+    """Whether the states of the text that the row opens with are given."""
+    return bool(row.text) and row.text in cached
+
+
+def common_head(rows: Sequence[PackedRow]) -> int:
     """How many positions all rows open with, leaving each row at least one of its own."""
     if len(rows) < 2:
         return 0
@@ -214,11 +165,11 @@ class _Builder:
 
     def add_group(self, rows: Sequence[PackedRow], indices: Sequence[int]) -> None:
         offset = self._virtual_offset(rows[0].prompt)
-        whole = [row for row in rows if not _is_cached(row, self.cached)]
-        shared = _common_head(whole)
+        whole = [row for row in rows if not is_cached(row, self.cached)]
+        shared = common_head(whole)
         head = self._add(whole[0].context[:shared], None, offset) if shared else None
         for row, index in zip(rows, indices, strict=True):
-            if _is_cached(row, self.cached):
+            if is_cached(row, self.cached):
                 self._add_row(row, index, self._text(row.text), offset)
             else:
                 self._add_row(row, index, head, offset)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.packed.pass_budget import split_by_budget
 from encoders.packed.scoring import rank_answers
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.inference.served_prompt import ServedPrompt

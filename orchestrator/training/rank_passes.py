@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from encoders.packed.context_cache import ContextCache
-from encoders.packed.packing import PackedBatch, PackedRow, pack, split_by_budget
+from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.packed.pass_budget import split_by_budget
 from orchestrator.training.sharded_base import ShardedBase
 
 Take = Callable[[int, Tensor, PackedBatch], None]

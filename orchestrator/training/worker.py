@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,34 +88,19 @@ def run_worker(config: WorkerConfig) -> None:
 def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, end: Any) -> None:
     import ray
 
-    from encoders.bank.encoder_bank import EncoderBank
     from encoders.text.tokenization import TextTokenizer
     from orchestrator.training.checkpoint import Checkpointer
-    from orchestrator.training.data_parallel import check_in_step
     from orchestrator.training.rank_loop import RankLoop
     from orchestrator.training.rank_passes import RankPasses
     from orchestrator.training.task_run import TaskRun
     from orchestrator.training.trained_prompt import store_trained_prompt
 
-    post([StageReached(rank, f"loading the base ({config.order.sharding})")])
-    print(config.order.sharding)
     store = ArtifactStore(config.artifact_url)
     tokenizer = TextTokenizer.load(config.base_folder)
     shared = {order.job_id for order in config.order.orders if order.spec.is_data_parallel}
-    base = _load_base(config, tokenizer, shares_rows=bool(shared))
-    reason = base.model.fallback_reason
-    post([StageReached(rank, f"training, not packed: {reason}" if reason else "training")])
+    base = _load_base(rank, config, tokenizer, bool(shared), post)
     by_job = {order.job_id: order for order in orders}
-    limit = config.order.max_length
-    starts = _look_up_starts(config.order, orders, tokenizer, base)
-    bank = EncoderBank()
-    runs = [
-        run
-        for order in orders
-        if (run := _open(order, store, tokenizer, base, limit, end, bank, starts))
-    ]
-    if shared:
-        check_in_step({run.job_id: run.step for run in runs if run.job_id in shared})
+    runs = _open_runs(config, orders, store, tokenizer, base, shared, end)
     silent = shared if rank > 0 else set()  # what the first rank speaks for
 
     def tell(events: Sequence[GangEvent]) -> None:
@@ -141,10 +126,38 @@ def _train(rank: int, config: WorkerConfig, orders: list[TaskOrder], post: Any, 
     post([StageReached(rank, "done")])
 
 
-def _load_base(config: WorkerConfig, tokenizer: Any, shares_rows: bool) -> Any:
+def _open_runs(
+    config: WorkerConfig,
+    orders: Sequence[TaskOrder],
+    store: ArtifactStore,
+    tokenizer: Any,
+    base: Any,
+    shared: Set[str],
+    end: Any,
+) -> list[Any]:
+    """This rank's runs, all in one bank. RuntimeError unless the jobs that ranks share stand at the
+    same steps on all of them."""
+    from encoders.bank.encoder_bank import EncoderBank
+    from orchestrator.training.data_parallel import check_in_step
+
+    limit, bank = config.order.max_length, EncoderBank()
+    starts = _look_up_starts(config.order, orders, tokenizer, base)
+    opened = [_open(each, store, tokenizer, base, limit, end, bank, starts) for each in orders]
+    runs = [run for run in opened if run is not None]
+    if shared:
+        check_in_step({run.job_id: run.step for run in runs if run.job_id in shared})
+    return runs
+
+
+def _load_base(
+    rank: int, config: WorkerConfig, tokenizer: Any, shares_rows: bool, post: Any
+) -> Any:
+    """The base, checked; tells how it is held, and whether it is not packed."""
     from orchestrator.training.sharded_base import ShardedBase
 
-    return ShardedBase.load(
+    post([StageReached(rank, f"loading the base ({config.order.sharding})")])
+    print(config.order.sharding)
+    base = ShardedBase.load(
         config.base_folder,
         tokenizer,
         config.order.zero_stage,
@@ -152,6 +165,9 @@ def _load_base(config: WorkerConfig, tokenizer: Any, shares_rows: bool) -> Any:
         offload_folder=config.options.offload_folder,
         shares_rows=shares_rows,
     )
+    reason = base.model.fallback_reason
+    post([StageReached(rank, f"training, not packed: {reason}" if reason else "training")])
+    return base
 
 
 def _context_cache(base: Any, options: WorkerOptions) -> Any:

@@ -13,7 +13,8 @@ from torch import Tensor
 from encoders.errors import PackingError
 from encoders.packed.context_cache import MIN_CACHED_TEXT, CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import CACHED_COST, PackedRow, pack, split_by_budget
+from encoders.packed.packing import PackedRow, pack
+from encoders.packed.pass_budget import CACHED_COST, split_by_budget
 from encoders.packed.scoring import answer_log_probs
 from tests.encoders.conftest import Gradients, make_model, packed, random_tokens
 

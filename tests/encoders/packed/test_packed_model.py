@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders.errors import PackingError
@@ -23,6 +22,7 @@ from tests.encoders.conftest import (
     plain_logits,
     random_tokens,
 )
+from tests.encoders.random_rows import lists_of_rows
 
 EXACT = ("llama", "qwen3", "mistral", "gpt2", "gpt_neox")
 LENGTHS = {"prefix": 5, "infix": 3, "suffix": 2}
@@ -102,23 +102,7 @@ def test_packing_itself_is_exact_in_double_precision(models: Models, name: str) 
     assert all(largest(found[p] - expected_gradients[p]) < limit for p in LENGTHS)
 
 
-ids = st.integers(1, 96)
-random_rows = st.lists(
-    st.builds(
-        lambda prompt, before, after, answers: PackedRow(
-            prompt, (*before, *VIRTUAL[prompt], *after), tuple(map(tuple, answers))
-        ),
-        st.sampled_from(list(LENGTHS)),
-        st.lists(ids, max_size=5),
-        st.lists(ids, max_size=5),
-        st.lists(st.lists(ids, min_size=1, max_size=3), min_size=1, max_size=3),
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
-@given(rows=random_rows)
+@given(rows=lists_of_rows(VIRTUAL))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_packed_rows_equal_plain_rows(models: Models, rows: list[PackedRow]) -> None:
     model, tokens = models("gpt2", torch.float64), random_tokens(LENGTHS, torch.float64)

@@ -4,20 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.errors import PackingError
-from encoders.packed.packing import MIN_POSITIONS, MIN_SHARED_HEAD, PackedRow, pack, split_by_budget
-
-HEAD = tuple(-i - 1 for i in range(5))
-
-ids = st.integers(1, 96)
-contexts = st.builds(
-    lambda before, virtual, after: (*before, *(-i - 1 for i in range(virtual)), *after),
-    st.lists(ids, max_size=4),
-    st.integers(0, 5),
-    st.lists(ids, min_size=1, max_size=4),
-)
-answers = st.lists(st.lists(ids, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple)
-rows = st.builds(PackedRow, st.sampled_from(["p", "q"]), contexts, answers)
-LENGTHS = {"p": 5, "q": 5}
+from encoders.packed.packing import MIN_POSITIONS, MIN_SHARED_HEAD, PackedRow, pack
+from tests.encoders.random_rows import HEAD, LENGTHS, rows
 
 
 def test_rows_of_one_prompt_share_the_head_they_open_with() -> None:
@@ -113,38 +101,6 @@ def test_rows_without_answers_keep_their_ends() -> None:
     assert batch.kept.tolist() == [1, 2, 3]
     assert batch.answer_row.tolist() == [1]
     assert batch.label_ids.dtype == torch.long
-
-
-@given(st.lists(rows, max_size=12), st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
-def test_split_by_budget_covers_all_rows_once_in_order(rows: list[PackedRow], budget: int) -> None:
-    packs = list(split_by_budget(rows, budget))
-    assert [row for each in packs for row in each] == rows
-    for each in packs:
-        assert len(each) == 1 or pack(each, LENGTHS).num_positions <= budget
-
-
-@given(st.lists(rows, max_size=6), st.lists(rows, max_size=6), st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
-def test_neighbours_never_change_where_a_prompts_rows_are_cut(
-    before: list[PackedRow], own: list[PackedRow], budget: int
-) -> None:
-    own = [PackedRow("own", row.context, row.answers) for row in own]
-    among = split_by_budget([*before, *own, *before], budget)
-    cut = [part for each in among if (part := tuple(r for r in each if r.prompt == "own"))]
-    assert cut == list(split_by_budget(own, budget))
-
-
-def test_packs_are_filled_with_whole_prompts() -> None:
-    rows = [PackedRow(prompt, (*HEAD, 1)) for prompt in "ppqqrr"]  # 7 positions a prompt
-    assert [len(each) for each in split_by_budget(rows, 20)] == [4, 2]
-    assert [len(each) for each in split_by_budget(rows, 21)] == [6]
-
-
-def test_a_head_counts_once_in_each_part_of_its_prompts_rows() -> None:
-    rows = [PackedRow("p", (*HEAD, i, 2)) for i in range(4)]
-    assert [len(each) for each in split_by_budget(rows, 13)] == [4]
-    assert [len(each) for each in split_by_budget(rows, 12)] == [3, 1]
 
 
 def test_a_small_pack_gets_filler_that_changes_nothing() -> None:

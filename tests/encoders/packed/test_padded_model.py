@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders.errors import PackingError
@@ -25,6 +24,7 @@ from tests.encoders.conftest import (
     plain_logits,
     random_tokens,
 )
+from tests.encoders.random_rows import lists_of_rows
 
 LENGTHS = {"prefix": 5, "infix": 3}
 VIRTUAL = {name: tuple(-i - 1 for i in range(length)) for name, length in LENGTHS.items()}
@@ -132,23 +132,7 @@ def test_a_folder_without_a_base_is_refused_all_the_same(tmp_path: Path) -> None
         load_exact(tmp_path)
 
 
-ids = st.integers(1, 96)
-random_rows = st.lists(
-    st.builds(
-        lambda prompt, before, after, answers: PackedRow(
-            prompt, (*before, *VIRTUAL[prompt], *after), tuple(map(tuple, answers))
-        ),
-        st.sampled_from(list(LENGTHS)),
-        st.lists(ids, max_size=5),
-        st.lists(ids, max_size=5),
-        st.lists(st.lists(ids, min_size=1, max_size=3), min_size=1, max_size=3),
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
-@given(rows=random_rows)
+@given(rows=lists_of_rows(VIRTUAL))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_rows_equal_their_packed_run_in_value_and_gradient(
     models: Models, rows: list[PackedRow]

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from encoders.packed.packing import PackedRow, pack, split_by_budget
+from encoders.packed.packing import PackedRow, pack
+from encoders.packed.pass_budget import split_by_budget
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.task_spec import Metric
 from orchestrator.training.evaluation import Evaluation, Score
