@@ -1,7 +1,9 @@
 """What a gang is told to do and what it tells back. Values only; they cross processes.
 
 A gang is one Ray Train run that holds one base and trains many tasks, each on one rank or, where
-its spec asks for it, on all of them (data parallel).
+its spec asks for it, on all of them (data parallel). It stays up while there is work for it: tasks
+are admitted and withdrawn at step boundaries. Everything about a task carries the epoch of its
+job's lease, so that what an old holder's rank says is told from what the present one's says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ Offload = Literal["none", "cpu", "nvme"]  # where a split base's parts are kept
 @dataclass(frozen=True)
 class TaskOrder:
     """One job to train. `datasets` maps each split to the digest of its stored JSONL file,
-    `checkpoint` is the digest of the state to go on from."""
+    `checkpoint` is the digest of the state to go on from, `epoch` its lease's."""
 
     job_id: str
     spec: TaskSpec
@@ -30,13 +32,15 @@ class TaskOrder:
     base_fingerprint: str
     num_positions: float
     checkpoint: str | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
 class GangOrder:
-    """One gang: a base, how DeepSpeed holds it, and each rank's tasks (`ranks[r]`).
+    """One gang: a base, how DeepSpeed holds it, and how many workers it may have.
 
-    `sharding` says in one line why the base is held so.
+    `sharding` says in one line why the base is held so; `shares_rows` that its ranks train
+    data-parallel tasks, and so step together.
     """
 
     name: str
@@ -44,14 +48,16 @@ class GangOrder:
     max_length: int
     code_version: str
     zero_stage: int
-    ranks: tuple[tuple[TaskOrder, ...], ...]
+    min_workers: int
+    max_workers: int
     offload: Offload = "none"
     sharding: str = ""
+    shares_rows: bool = False
 
     @property
-    def orders(self) -> tuple[TaskOrder, ...]:
-        """All tasks, each once."""
-        return tuple({order.job_id: order for rank in self.ranks for order in rank}.values())
+    def is_collective(self) -> bool:
+        """Whether all ranks make every forward pass together."""
+        return self.zero_stage == 3 or self.shares_rows
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,16 @@ class StageReached:
 
 
 @dataclass(frozen=True)
+class TaskAdmitted:
+    """A rank has taken a task up; `step` is where it goes on from."""
+
+    job_id: str
+    epoch: int
+    rank: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
 class TaskProgress:
     """Where one task's training stands. `best` is the best held-out metric so far."""
 
@@ -82,6 +98,16 @@ class TaskProgress:
     best: float | None = None
     seconds: float = 0.0
     stage: str = "training"
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class TaskNoted:
+    """A line for a job's log."""
+
+    job_id: str
+    epoch: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,16 @@ class TaskCheckpointed:
     job_id: str
     step: int
     digest: str
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class TaskWithdrawn:
+    """A task has left before its end, as it was told to; its last checkpoint came before this."""
+
+    job_id: str
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +135,7 @@ class TaskFinished:
 
     job_id: str
     trained: TrainedPrompt
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,28 +144,64 @@ class TaskFailed:
 
     job_id: str
     reason: str
+    epoch: int = 0
 
 
-GangEvent = StageReached | TaskProgress | TaskCheckpointed | TaskFinished | TaskFailed
+TaskEvent = (
+    TaskAdmitted
+    | TaskProgress
+    | TaskNoted
+    | TaskCheckpointed
+    | TaskWithdrawn
+    | TaskFinished
+    | TaskFailed
+)
+GangEvent = StageReached | TaskEvent
 
 
 @dataclass(frozen=True)
 class GangStatus:
-    """What came since the last poll; `error` says why a gang ended that should not have."""
+    """What came since the last poll; `error` says why a gang ended that should not have.
+
+    `num_workers` is how many ranks have joined (0 while it starts). `silent_s` gives, for each job
+    on a rank, the seconds since that rank was last heard of; a job that waits for a rank is not in
+    it. `stage` names the start-up stage of the rank that is furthest behind, None once all train;
+    `stage_s` is how long it has been in it. `step_s` and `tokens_per_s` are of the last steps.
+    """
 
     events: Sequence[GangEvent] = field(default_factory=tuple)
     is_running: bool = True
     error: str | None = None
+    num_workers: int = 0
+    silent_s: Mapping[str, float] = field(default_factory=dict)
+    stage: str | None = None
+    stage_s: float = 0.0
+    step_s: float = 0.0
+    tokens_per_s: float = 0.0
 
 
 class Gang(Protocol):
-    """A started gang, as the controller sees it."""
+    """A started gang, as the controller sees it. No call waits for a step."""
+
+    def admit(self, orders: Sequence[TaskOrder]) -> None:
+        """Train these too, from the next step boundary on."""
+
+    def withdraw(self, job_id: str, epoch: int, keeps: bool) -> None:
+        """Let a task leave at its next step boundary; if it `keeps`, after a last checkpoint.
+        TaskWithdrawn follows, also for a task that no rank has."""
 
     def poll(self) -> GangStatus:
         """Everything that happened since the last poll."""
 
-    def stop(self) -> None:
-        """End the run; unfinished tasks are lost to their last checkpoint."""
+    def finish(self) -> None:
+        """Let the run end at the next step boundary; return at once. Its tasks are done or gone."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Let all tasks leave at their next step boundary, after a last checkpoint, and wait until
+        the run has ended; one that has not after `timeout_s` is killed."""
+
+    def kill(self) -> None:
+        """End the run now; tasks are lost to their last checkpoint."""
 
 
 class GangLauncher(Protocol):
@@ -138,4 +211,4 @@ class GangLauncher(Protocol):
         """The machines there are, as they are now."""
 
     def launch(self, order: GangOrder) -> Gang:
-        """Start a gang and return at once."""
+        """Start a gang without tasks and return at once."""

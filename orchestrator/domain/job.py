@@ -1,7 +1,7 @@
-"""A job: queued work to train one task. Its states, their transitions, and its lease.
+"""A job: queued work to train one task. Its states, their transitions, its lease, its attempts.
 
 A lease is (token, holder, expiry); the epoch only grows, so a write with an old epoch changes
-nothing. Terminal states absorb.
+nothing. Terminal states absorb. What an attempt failed by decides whose budget it is charged to.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,25 @@ class JobState(StrEnum):
         return not TRANSITIONS[self]
 
 
+class Fault(StrEnum):
+    """Whose fault it is that an attempt gave no result."""
+
+    USER = "user"  # the job's own: it would come again, so it is not tried again
+    MACHINE = "machine"  # tried again after a pause, `max_attempts` times
+    PREEMPTION = "preemption"  # it had to make room: tried again without limit
+
+
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.ADMITTED, JobState.PAUSED, JobState.CANCELLED}),
     JobState.ADMITTED: frozenset(
-        {JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}
+        {
+            JobState.RUNNING,
+            JobState.SUCCEEDED,
+            JobState.QUEUED,
+            JobState.PAUSED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+        }
     ),
     JobState.RUNNING: frozenset(
         {
@@ -49,6 +64,17 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
+
+
+#: The ends that a user may ask to come back from: `retry`, or the same submission again.
+RETRIABLE = frozenset({JobState.FAILED, JobState.CANCELLED})
+MAX_RETRY_PAUSE_S = 300.0
+
+
+def retry_pause_s(faults: int) -> float:
+    """Seconds to wait before the attempt that follows the machine's `faults`-th fault in a row:
+    0, then 5, 10, 20 ... at most 300."""
+    return min(5.0 * 2.0 ** min(faults - 2, 16), MAX_RETRY_PAUSE_S) if faults > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -86,16 +112,41 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class JobOptions:
+    """How a job is to be run, which does not change what it makes.
+
+    Higher `priority` goes first. `max_attempts` is the machine's budget: attempts that may end by
+    its fault, the last one included. `time_limit_s` is of training, over all attempts. A job waits
+    for `not_before`, and for the jobs `after` (full ids) to succeed. `key` replaces the
+    idempotency key that the submission has of itself.
+    """
+
+    priority: int = 0
+    max_attempts: int = 3
+    time_limit_s: float | None = None
+    not_before: datetime | None = None
+    after: tuple[str, ...] = ()
+    key: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as the queue holds it. `version` is the number of the version it made; `outcome` says
     whether that was new, which alias moved, and the refusals of its gate; `checkpoint` is the
-    digest of the state that its next attempt goes on from."""
+    digest of the state that its next attempt goes on from. `faults` counts the machine's, `gang`
+    names the gang that has it, `log` is the digest of its log once it has ended."""
 
     id: str
     submission: Submission
     state: JobState
     epoch: int
     created_at: datetime
+    owner: str = ""
+    options: JobOptions = JobOptions()
+    faults: int = 0
+    gang: str | None = None
+    is_pause_asked: bool = False
+    log: str | None = None
     attempts: int = 0
     error: str | None = None
     version: int | None = None
@@ -125,7 +176,8 @@ class Lease:
 class Attempt:
     """One execution of a job, from its lease to its end; `outcome` is None while it lasts.
 
-    `outcome` is succeeded, failed, released, reclaimed or cancelled; `cause` says why.
+    `outcome` is succeeded, failed, released, reclaimed, paused or cancelled; `cause` says why, and
+    `fault` whose fault that is.
     """
 
     job_id: str
@@ -136,3 +188,63 @@ class Attempt:
     finished_at: datetime | None = None
     outcome: str | None = None
     cause: str | None = None
+    fault: Fault | None = None
+    gang: str | None = None
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """What scheduling knows of a job: little, for there may be a hundred thousand of them.
+
+    `num_positions` are those of one training step, `num_steps` the spec's; `zero_stage` is None
+    where the spec leaves it open. `gang` is set for a job that a gang holds.
+    """
+
+    id: str
+    task: str
+    owner: str
+    priority: int
+    created_at: datetime
+    base_fingerprint: str
+    zero_stage: int | None
+    is_data_parallel: bool
+    num_positions: float
+    num_steps: int
+    gang: str | None = None
+
+
+@dataclass(frozen=True)
+class Quota:
+    """An owner's part of the cluster. `max_running` bounds the jobs that gangs hold at a time
+    (None: no bound); of equal priorities, owners get slots in the ratio of their `share`."""
+
+    owner: str
+    max_running: int | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One thing that happened to a job, in plain words. `number` grows along a job's log."""
+
+    number: int
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a heartbeat came to, by job: the leases as they are now, why others are lost (their
+    holder stops working on them), and which jobs are to be paused."""
+
+    renewed: Mapping[str, Lease]
+    lost: Mapping[str, str]
+    pause_asked: frozenset[str]
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """How many jobs there are in each state, and how long the oldest queued one exists."""
+
+    counts: Mapping[JobState, int]
+    oldest_queued_s: float | None

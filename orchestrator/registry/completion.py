@@ -16,6 +16,7 @@ from orchestrator.domain.prompt_version import Promotion, PromptRef, PromptVersi
 from orchestrator.domain.task_spec import PromoteSpec
 from orchestrator.registry.attempt_rows import end_attempt
 from orchestrator.registry.dialect import now
+from orchestrator.registry.job_log import write_lines
 from orchestrator.registry.lease_fence import NO_LEASE, states_before, write_fenced
 from orchestrator.registry.names import require_alias
 from orchestrator.registry.promotion import find_incumbent, judge, move_alias
@@ -54,7 +55,10 @@ def complete_job(
     outcome = _outcome(version, created, promotion, refusals)
     values = {"version": version.number, "outcome": outcome}
     connection.execute(update(jobs).where(jobs.c.id == lease.job_id).values(values))
-    end_attempt(connection, lease.job_id, "succeeded", None)
+    end_attempt(connection, lease.job_id, "succeeded")
+    made = "made" if created else "came to the content of"
+    line = f"attempt {job.attempts} succeeded: it {made} {version.ref}"
+    write_lines(connection, [(lease.job_id, line)])
     version = find_version(connection, PromptRef(version.task, version.number))
     return Completion(version, created, promotion, refusals)
 

@@ -7,17 +7,19 @@ runs in this process and reads the same clock; its `utc_after` function is set u
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, DateTime, Dialect, Float, Table, Text, bindparam, text
+from sqlalchemy import Connection, DateTime, Dialect, Float, Table, Text, bindparam, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+T = TypeVar("T")
+BATCH_SIZE = 1000
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -85,6 +87,16 @@ def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sql
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
+
+
+def database_time(connection: Connection) -> datetime:
+    return connection.execute(select(now())).scalar_one()
+
+
+def in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """`items` in parts that fit a statement's number of parameters."""
+    for start in range(0, len(items), BATCH_SIZE):
+        yield items[start : start + BATCH_SIZE]
 
 
 def lock_table(connection: Connection, table: Table) -> None:

@@ -1,44 +1,67 @@
 """The job queue: submitted once, held by one holder at a time, never lost.
 
-A claim gives a lease; its holder writes only through lease_fence.py. The lease's clock is the
-database's. A job whose holder is gone goes back into the queue with `reclaim`.
+Each method is one transaction, and each change of state is in the job's log in plain words. A claim
+gives a lease; its holder writes only through lease_fence.py. The lease's clock is the database's. A
+job whose holder is gone goes back into the queue with `reclaim`.
 """
 
-import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import select
 
-from orchestrator.domain.digest import short
-from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.job import Attempt, Job, JobState, Lease, Submission
-from orchestrator.registry.attempt_rows import begin_attempt, end_attempt, fetch_attempts
+from orchestrator.domain.job import (
+    Attempt,
+    Beat,
+    Fault,
+    Job,
+    JobOptions,
+    JobState,
+    Lease,
+    LogLine,
+    QueuedJob,
+    QueueStats,
+    Quota,
+    Submission,
+)
+from orchestrator.registry import job_control
+from orchestrator.registry.attempt_rows import end_attempt, fetch_attempts
 from orchestrator.registry.database import Database
-from orchestrator.registry.dialect import now
-from orchestrator.registry.job_rows import (
-    FRESH,
-    fetch_job_row,
-    insert_job,
-    job_from_row,
-    submission_to_json,
+from orchestrator.registry.dialect import in_batches, now
+from orchestrator.registry.job_claims import (
+    fetch_held,
+    give_back,
+    renew,
+    stop_paused,
+    take,
+    take_back,
 )
-from orchestrator.registry.lease_fence import (
-    HELD,
-    NO_LEASE,
-    lease_from_row,
-    states_before,
-    take_away,
-    write_fenced,
+from orchestrator.registry.job_entry import enter_jobs
+from orchestrator.registry.job_log import (
+    archive_lines,
+    clip,
+    fetch_lines,
+    fetch_unarchived,
+    note_lines,
+    write_lines,
 )
-from orchestrator.registry.tables import jobs
+from orchestrator.registry.job_rows import fetch_job_row, job_from_row, jobs_from_rows
+from orchestrator.registry.job_views import (
+    fetch_listed,
+    fetch_planned_held,
+    fetch_ready,
+    fetch_stats,
+)
+from orchestrator.registry.lease_fence import HELD, lease_from_row, lock_fenced, move, write_fenced
+from orchestrator.registry.quota_rows import fetch_quotas, write_quota
 
 Jobs = list[Job]
 Attempts = list[Attempt]
-LEASE_EXPIRED = "lease expired"
-HOLDER_DIED = "holder died"
-#: A longer error keeps its end, where a traceback says what happened.
-MAX_ERROR_CHARS = 20_000
+LogLines = list[LogLine]
+QueuedJobs = list[QueuedJob]
+Quotas = list[Quota]
+JobIds = list[str]
 
 
 class JobQueue:
@@ -47,157 +70,212 @@ class JobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, submission: Submission, actor: str, priority: int = 0) -> tuple[Job, bool]:
+    def submit(
+        self, submission: Submission, owner: str, options: JobOptions | None = None
+    ) -> tuple[Job, bool]:
         """The job of this submission, and whether this call put it into the queue.
 
-        The same submission is the same job. One that failed or was cancelled is queued again in
-        place (its epoch grows): submitting it anew is how a user asks for another attempt.
+        The same submission (or key) is the same job. One that failed or was cancelled is queued
+        again in place, afresh and as it is asked for now. InvalidInput, UnknownName: see
+        `submit_all`.
         """
-        content = submission_to_json(submission)
-        asked = {"submission": content, "actor": actor, "priority": priority}
-        same = jobs.c.idempotency_key == submission.idempotency_key
+        (entered,) = self.submit_all([(submission, options or JobOptions())], owner)
+        return entered
+
+    def submit_all(
+        self, asked: Sequence[tuple[Submission, JobOptions]], owner: str
+    ) -> list[tuple[Job, bool]]:
+        """Submit many, all or none. They queue in their order.
+
+        Raises InvalidInput (options out of range, a job that would wait for itself) or UnknownName
+        (`after` names no job); nothing is written then.
+        """
         with self._database.write() as connection:
-            row = insert_job(connection, submission, asked)
-            if row is not None:
-                return job_from_row(row), True
-            row = connection.execute(select(jobs).where(same).with_for_update()).one()
-            if row.state not in (JobState.FAILED, JobState.CANCELLED):
-                return job_from_row(row), False
-            again = take_away(connection, row.id, row.epoch, {**FRESH, **asked})
-            assert again is not None, "the row is locked"
-            return job_from_row(again), True
+            return enter_jobs(connection, asked, owner)
 
     def get(self, job_id: str) -> Job:
         """By id, or a unique prefix of at least 6 hex digits; raise UnknownName."""
         with self._database.read() as connection:
-            return job_from_row(fetch_job_row(connection, job_id))
-
-    def queued(self) -> Jobs:
-        """The queue in its order: highest priority first, then oldest."""
-        query = select(jobs).where(jobs.c.state == JobState.QUEUED)
-        order = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-        with self._database.read() as connection:
-            return [job_from_row(row) for row in connection.execute(query.order_by(*order))]
+            return job_from_row(connection, fetch_job_row(connection, job_id))
 
     def attempts(self, job_id: str) -> Attempts:
         """The job's attempts, first to last."""
         with self._database.read() as connection:
             return fetch_attempts(connection, fetch_job_row(connection, job_id).id)
 
-    def claim(self, job_id: str, holder: str, lease_s: float) -> Lease | None:
-        """Take a queued job for `lease_s` seconds; None when it is not queued any more."""
-        statement = (
-            update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
-            .values(
-                state=JobState.ADMITTED,
-                epoch=jobs.c.epoch + 1,
-                attempts=jobs.c.attempts + 1,
-                lease_holder=holder,
-                lease_token=secrets.token_hex(16),
-                lease_expires_at=now(lease_s),
-            )
-            .returning(*jobs.c)
-        )
+    def list(
+        self,
+        states: Collection[JobState] | None = None,
+        task: str | None = None,
+        owner: str | None = None,
+        limit: int = 100,
+    ) -> Jobs:
+        """Jobs, newest first."""
+        with self._database.read() as connection:
+            rows = fetch_listed(connection, states, task, owner, limit)
+            return jobs_from_rows(connection, rows)
+
+    def ready(self, limit: int | None = None) -> QueuedJobs:
+        """What may be claimed now: queued, due, and all it waits for has succeeded. Highest
+        priority first, then oldest."""
+        with self._database.read() as connection:
+            return fetch_ready(connection, limit)
+
+    def held(self) -> QueuedJobs:
+        """The jobs that are admitted or running, oldest first."""
+        with self._database.read() as connection:
+            return fetch_planned_held(connection)
+
+    def now(self) -> datetime:
+        """The time that all of the queue goes by: the database's."""
+        with self._database.read() as connection:
+            return connection.execute(select(now())).scalar_one()
+
+    def stats(self) -> QueueStats:
+        with self._database.read() as connection:
+            return fetch_stats(connection)
+
+    def quotas(self) -> Quotas:
+        """The owners' quotas; an owner without one has no bound, and a share of 1."""
+        with self._database.read() as connection:
+            return fetch_quotas(connection)
+
+    def set_quota(self, owner: str, max_running: int | None = None, share: float = 1.0) -> None:
+        """Set an owner's part of the cluster; raise InvalidInput."""
         with self._database.write() as connection:
-            row = connection.execute(statement).one_or_none()
-            if row is None:
-                return None
-            begin_attempt(connection, row)
-            return lease_from_row(row)
+            write_quota(connection, Quota(owner, max_running, share))
+
+    def claim(
+        self, job_ids: Sequence[str], holder: str, lease_s: float, gang: str | None = None
+    ) -> dict[str, tuple[Job, Lease]]:
+        """Take jobs for `lease_s` seconds; what is not ready any more is not in the answer."""
+        with self._database.write() as connection:
+            rows = take(connection, job_ids, holder, lease_s, gang)
+            leases = [lease_from_row(row) for row in rows]
+            taken = zip(jobs_from_rows(connection, rows), leases, strict=True)
+            return {job.id: (job, lease) for job, lease in taken}
 
     def start(self, lease: Lease) -> Job:
-        """The holder begins to train: admitted -> running."""
-        values = {"state": JobState.RUNNING, "started_at": now()}
+        """The holder begins to train: admitted -> running. Again, it changes nothing."""
         with self._database.write() as connection:
-            before = states_before(JobState.RUNNING)
-            return job_from_row(write_fenced(connection, lease, before, values))
+            row = lock_fenced(connection, lease)
+            if row.state == JobState.ADMITTED:
+                values = {"state": JobState.RUNNING, "started_at": now()}
+                row = write_fenced(connection, lease, [JobState.ADMITTED], values)
+                line = f"attempt {row.attempts}: training has started"
+                write_lines(connection, [(row.id, line)])
+            return job_from_row(connection, row)
 
     def heartbeat(
-        self, lease: Lease, lease_s: float, progress: Mapping[str, Any] | None = None
-    ) -> Lease:
-        """Renew the lease to `lease_s` seconds from now; store `progress` if given."""
-        values: dict[str, Any] = {"lease_expires_at": now(lease_s)}
-        if progress is not None:
-            values["progress"] = dict(progress)
+        self,
+        leases: Sequence[Lease],
+        lease_s: float,
+        progress: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Beat:
+        """Renew leases to `lease_s` seconds from now, and store `progress` by job id where given.
+        A lost lease is told of, never raised."""
         with self._database.write() as connection:
-            return lease_from_row(write_fenced(connection, lease, HELD, values))
+            return renew(connection, leases, lease_s, progress or {})
 
     def checkpoint(self, lease: Lease, digest: str) -> None:
-        """The job's next attempt, if there is one, goes on from the stored state `digest`."""
+        """The job's next attempt, if there is one, goes on from the stored state `digest`. It got
+        on, so the machine's faults so far do not count any more."""
         with self._database.write() as connection:
-            write_fenced(connection, lease, HELD, {"checkpoint": digest})
+            write_fenced(connection, lease, HELD, {"checkpoint": digest, "faults": 0})
 
-    def fail(self, lease: Lease, error: str) -> Job:
-        """The attempt failed for a reason of the job's own; it is not tried again by itself."""
-        error = error[-MAX_ERROR_CHARS:]
-        values = {"state": JobState.FAILED, "error": error, "finished_at": now(), **NO_LEASE}
+    def fail(self, lease: Lease, error: str, fault: Fault = Fault.USER) -> Job:
+        """The attempt failed for good: the job is not tried again by itself."""
+        error = clip(error)
         with self._database.write() as connection:
-            row = write_fenced(connection, lease, states_before(JobState.FAILED), values)
-            end_attempt(connection, lease.job_id, "failed", error)
-            return job_from_row(row)
+            row = move(
+                connection, lock_fenced(connection, lease), JobState.FAILED, {"error": error}
+            )
+            end_attempt(connection, row.id, "failed", error, fault)
+            write_lines(connection, [(row.id, f"attempt {row.attempts} failed: {error}")])
+            return job_from_row(connection, row)
 
-    def release(self, lease: Lease, cause: str) -> Job:
-        """The holder gives the job back to the queue."""
-        values = {"state": JobState.QUEUED, "epoch": jobs.c.epoch + 1, **NO_LEASE}
+    def release(self, lease: Lease, cause: str, fault: Fault) -> Job:
+        """The holder gives the job back without a result; it is tried again. What PREEMPTION ended
+        is queued at once, without limit. What the MACHINE ended is queued after retry_pause_s,
+        and fails when that has happened `max_attempts` times in a row. A job whose pause was
+        asked is paused instead of queued."""
+        assert fault is not Fault.USER, "the user's own faults fail"
         with self._database.write() as connection:
-            row = write_fenced(connection, lease, HELD, values)
-            end_attempt(connection, lease.job_id, "released", cause)
-            return job_from_row(row)
+            row = give_back(connection, lock_fenced(connection, lease), "released", cause, fault)
+            return job_from_row(connection, row)
 
-    def cancel(self, job_id: str) -> Job:
-        """End a job as cancelled, by id or prefix; its holder's next write raises StaleLease.
-
-        Cancelling twice changes nothing. A job that succeeded or failed raises InvalidInput.
-        """
+    def paused(self, lease: Lease) -> Job:
+        """The holder has stopped because the job's pause was asked; queued if it was resumed."""
         with self._database.write() as connection:
-            row = fetch_job_row(connection, job_id, lock=True)
-            if row.state == JobState.CANCELLED:
-                return job_from_row(row)
-            if row.state not in states_before(JobState.CANCELLED):
-                raise InvalidInput(f"job {short(row.id)} has already {row.state}")
-            values = {"state": JobState.CANCELLED, "finished_at": now()}
-            cancelled = take_away(connection, row.id, row.epoch, values)
-            assert cancelled is not None, "the row is locked"
-            end_attempt(connection, row.id, "cancelled", None)
-            return job_from_row(cancelled)
+            return job_from_row(connection, stop_paused(connection, lock_fenced(connection, lease)))
 
     def reclaim(self, is_dead: Callable[[str], bool]) -> Jobs:
-        """Queue again the jobs whose holder `is_dead`, or whose lease has expired.
+        """Take back the jobs whose holder `is_dead`, or whose lease has expired: the machine's
+        fault, as in `release`.
 
         Each holder is asked about once, outside of any transaction; a lease that was renewed
         meanwhile is left alone.
         """
-        expired = (jobs.c.lease_expires_at <= now()).label("expired")
-        query = select(jobs.c.id, jobs.c.epoch, jobs.c.lease_holder, expired)
         with self._database.read() as connection:
-            held = connection.execute(query.where(jobs.c.state.in_(HELD)).order_by(jobs.c.id)).all()
+            held = fetch_held(connection)
         dead = {holder for holder in {row.lease_holder for row in held} if is_dead(holder)}
-        lost = [row for row in held if row.lease_holder in dead or row.expired]
-        if not lost:
-            return []
+        lost = {row.id: row.epoch for row in held if row.lease_holder in dead or row.expired}
+        found: Jobs = []
+        for ids in in_batches(sorted(lost)):  # each its own transaction: others write in between
+            with self._database.write() as connection:
+                rows = take_back(connection, {job_id: lost[job_id] for job_id in ids}, dead)
+                found += jobs_from_rows(connection, rows)
+        return found
+
+    def cancel(self, job_id: str, actor: str) -> Job:
+        """End a job as cancelled; its holder's next write raises StaleLease. Cancelling twice
+        changes nothing. Like all that follow: by id or prefix; what the job's state does not allow
+        raises InvalidInput."""
         with self._database.write() as connection:
-            found = [_reclaim(connection, row, row.lease_holder in dead) for row in lost]
-        return [job for job in found if job is not None]
+            return job_from_row(connection, job_control.cancel_job(connection, job_id, actor))
 
-    def list(
-        self, states: Collection[JobState] | None = None, task: str | None = None, limit: int = 100
-    ) -> Jobs:
-        """Jobs, newest first."""
-        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-        if states is not None:
-            query = query.where(jobs.c.state.in_(states))
-        if task is not None:
-            query = query.where(jobs.c.task == task)
+    def pause(self, job_id: str, actor: str) -> Job:
+        """A queued job is paused at once; the holder of a held one is asked to stop."""
+        with self._database.write() as connection:
+            return job_from_row(connection, job_control.pause_job(connection, job_id, actor))
+
+    def resume(self, job_id: str, actor: str) -> Job:
+        """Queue a paused job again; of a held one, take back the wish to pause it."""
+        with self._database.write() as connection:
+            return job_from_row(connection, job_control.resume_job(connection, job_id, actor))
+
+    def retry(self, job_id: str, actor: str) -> Job:
+        """Queue a failed or cancelled job again, at once. It goes on from its last checkpoint."""
+        with self._database.write() as connection:
+            return job_from_row(connection, job_control.retry_job(connection, job_id, actor))
+
+    def set_priority(self, job_id: str, priority: int, actor: str) -> Job:
+        with self._database.write() as connection:
+            row = job_control.prioritize_job(connection, job_id, priority, actor)
+            return job_from_row(connection, row)
+
+    def settle_dependents(self) -> Jobs:
+        """Cancel the jobs that wait for one that failed or was cancelled."""
+        with self._database.write() as connection:
+            return jobs_from_rows(connection, job_control.cancel_dependents(connection))
+
+    def log(self, job_id: str, after: int = 0) -> LogLines:
+        """What happened to a job, after the line numbered `after`; not what is archived."""
         with self._database.read() as connection:
-            return [job_from_row(row) for row in connection.execute(query)]
+            return fetch_lines(connection, fetch_job_row(connection, job_id).id, after)
 
+    def note(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Add (job id, text) to the jobs' logs; a job that is not there is passed by."""
+        with self._database.write() as connection:
+            note_lines(connection, lines)
 
-def _reclaim(connection: Connection, held: Row[Any], is_dead: bool) -> Job | None:
-    """Queue one job again; None when it is not lost any more."""
-    conditions = () if is_dead else (jobs.c.lease_expires_at <= now(),)
-    row = take_away(connection, held.id, held.epoch, {"state": JobState.QUEUED}, *conditions)
-    if row is None:
-        return None
-    end_attempt(connection, held.id, "reclaimed", HOLDER_DIED if is_dead else LEASE_EXPIRED)
-    return job_from_row(row)
+    def unarchived(self, limit: int = 100) -> JobIds:
+        """The ids of jobs that have ended and whose log has lines in the database."""
+        with self._database.read() as connection:
+            return fetch_unarchived(connection, limit)
+
+    def archive(self, job_id: str, digest: str, last: int | None = None) -> bool:
+        """The log up to the line numbered `last` (None: all) is the artifact `digest` now, and its
+        rows are deleted. Changes nothing and gives False where the job has not ended."""
+        with self._database.write() as connection:
+            return archive_lines(connection, job_id, digest, last)

@@ -1,7 +1,7 @@
-"""Jobs and their submissions as rows, and back: how one is found, entered and queued again."""
+"""Jobs, their submissions and their options as rows, and back; how one is found."""
 
 import re
-import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,17 +9,21 @@ from sqlalchemy import Connection, Row, Select, select
 
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import IntegrityError, InvalidInput, UnknownName
-from orchestrator.domain.job import Job, JobState, Submission
+from orchestrator.domain.job import Job, JobOptions, JobState, Submission
 from orchestrator.domain.task_spec import TaskSpec
-from orchestrator.registry.dialect import insert_into, now
-from orchestrator.registry.tables import jobs
+from orchestrator.registry.dialect import in_batches
+from orchestrator.registry.tables import job_dependencies, jobs
 
 MIN_PREFIX = 6
-_JOB_ID = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},32}}")
+ID_DIGITS = 32
+_JOB_ID = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},{ID_DIGITS}}}")
 _NUM_SHOWN = 5
+#: A key of the user's own never equals a submission's digest.
+_OWN_KEY = "key:"
 #: What a job that is queued anew must not remember of its last end.
 FRESH: dict[str, Any] = {
     "state": JobState.QUEUED,
+    "faults": 0,
     "progress": {},
     "checkpoint": None,
     "error": None,
@@ -28,6 +32,37 @@ FRESH: dict[str, Any] = {
     "started_at": None,
     "finished_at": None,
 }
+
+
+def key_of(submission: Submission, options: JobOptions) -> str:
+    """What makes two submissions the same job."""
+    return submission.idempotency_key if options.key is None else _OWN_KEY + options.key
+
+
+def asked_values(submission: Submission, options: JobOptions, owner: str) -> dict[str, Any]:
+    """The columns that a submit decides."""
+    return {
+        "submission": submission_to_json(submission),
+        "owner": owner,
+        "priority": options.priority,
+        "max_attempts": options.max_attempts,
+        "time_limit_s": options.time_limit_s,
+        "not_before": options.not_before,
+        **planning_values(submission),
+    }
+
+
+def planning_values(submission: Submission) -> dict[str, Any]:
+    """The columns that plans read."""
+    spec = submission.spec
+    return {
+        "task": spec.task,
+        "base_fingerprint": submission.base_fingerprint,
+        "zero_stage": spec.sharding.zero_stage if spec.sharding else None,
+        "is_data_parallel": spec.is_data_parallel,
+        "num_positions": submission.num_positions,
+        "num_steps": max(trial.training.steps for trial in spec.trials().values()),
+    }
 
 
 def submission_to_json(submission: Submission) -> dict[str, Any]:
@@ -41,13 +76,59 @@ def submission_to_json(submission: Submission) -> dict[str, Any]:
     }
 
 
-def job_from_row(row: Row[Any]) -> Job:
+def jobs_from_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
+    """The jobs of some rows, with what they wait for."""
+    after = fetch_after(connection, [row.id for row in rows])
+    return [_job(row, after.get(row.id, ())) for row in rows]
+
+
+def job_from_row(connection: Connection, row: Row[Any]) -> Job:
+    (job,) = jobs_from_rows(connection, [row])
+    return job
+
+
+def fetch_after(connection: Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """The jobs that each of some jobs waits for; one that waits for none is not in it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for batch in in_batches(ids):
+        query = select(job_dependencies).where(job_dependencies.c.job_id.in_(batch))
+        for job_id, after_id in connection.execute(query.order_by(job_dependencies.c.after_id)):
+            found[job_id] = (*found.get(job_id, ()), after_id)
+    return found
+
+
+def fetch_job_row(connection: Connection, job_id: str, *, lock: bool = False) -> Row[Any]:
+    """The row of a job by its id or a unique prefix of it; raise UnknownName or InvalidInput."""
+    remedy = "`tutti jobs list` lists the jobs."
+    if not _JOB_ID.fullmatch(job_id):
+        raise UnknownName(
+            f"{job_id[:40]!r} is not a job id: give {MIN_PREFIX} to {ID_DIGITS} of its hex digits",
+            remedy,
+        )
+    is_it = jobs.c.id == job_id if len(job_id) == ID_DIGITS else jobs.c.id.startswith(job_id)
+    query: Select[Any] = select(jobs).where(is_it).limit(_NUM_SHOWN)
+    rows = connection.execute(query.with_for_update() if lock else query).all()
+    if not rows:
+        raise UnknownName(f"there is no job {job_id}", remedy)
+    if len(rows) > 1:
+        found = ", ".join(sorted(row.id for row in rows))
+        raise InvalidInput(f"{job_id} is the start of several jobs: {found}", "Give more digits.")
+    return rows[0]
+
+
+def _job(row: Row[Any], after: tuple[str, ...]) -> Job:
     return Job(
         id=row.id,
         submission=_submission(row),
         state=JobState(row.state),
         epoch=row.epoch,
         created_at=row.created_at,
+        owner=row.owner,
+        options=_options(row, after),
+        faults=row.faults,
+        gang=row.gang,
+        is_pause_asked=row.is_pause_asked,
+        log=row.log,
         attempts=row.attempts,
         error=row.error,
         version=row.version,
@@ -59,44 +140,16 @@ def job_from_row(row: Row[Any]) -> Job:
     )
 
 
-def insert_job(
-    connection: Connection, submission: Submission, asked: dict[str, Any]
-) -> Row[Any] | None:
-    """Enter a new job into the queue; None when its submission is there already."""
-    statement = (
-        insert_into(connection, jobs)
-        .values(
-            id=secrets.token_hex(16),
-            idempotency_key=submission.idempotency_key,
-            task=submission.spec.task,
-            base_fingerprint=submission.base_fingerprint,
-            epoch=0,
-            attempts=0,
-            created_at=now(),
-            **FRESH,
-            **asked,
-        )
-        .on_conflict_do_nothing(index_elements=[jobs.c.idempotency_key])
-        .returning(*jobs.c)
+def _options(row: Row[Any], after: tuple[str, ...]) -> JobOptions:
+    key = row.idempotency_key
+    return JobOptions(
+        priority=row.priority,
+        max_attempts=row.max_attempts,
+        time_limit_s=row.time_limit_s,
+        not_before=row.not_before,
+        after=after,
+        key=key.removeprefix(_OWN_KEY) if key.startswith(_OWN_KEY) else None,
     )
-    return connection.execute(statement).one_or_none()
-
-
-def fetch_job_row(connection: Connection, job_id: str, *, lock: bool = False) -> Row[Any]:
-    """The row of a job by its id or a unique prefix of it; raise UnknownName or InvalidInput."""
-    remedy = "`tutti jobs` lists the jobs."
-    if not _JOB_ID.fullmatch(job_id):
-        raise UnknownName(
-            f"{job_id[:40]!r} is not a job id: give {MIN_PREFIX} to 32 of its hex digits", remedy
-        )
-    query: Select[Any] = select(jobs).where(jobs.c.id.startswith(job_id)).limit(_NUM_SHOWN)
-    rows = connection.execute(query.with_for_update() if lock else query).all()
-    if not rows:
-        raise UnknownName(f"there is no job {job_id}", remedy)
-    if len(rows) > 1:
-        found = ", ".join(row.id for row in rows)
-        raise InvalidInput(f"{job_id} is the start of several jobs: {found}", "Give more digits.")
-    return rows[0]
 
 
 def _submission(row: Row[Any]) -> Submission:

@@ -1,23 +1,31 @@
-"""The fence around every write to a held job: the lease's token and epoch must be the job's own.
+"""The fence around every write to a job: what may follow what, and who may say so.
 
-A job's epoch grows whenever its lease is taken away, so a write under an old lease changes 0 rows
-and raises StaleLease. Which state may follow which is the domain's TRANSITIONS alone.
+A held job changes under its lease alone: the lease's token and epoch must be the job's own. The
+epoch grows whenever a lease is given or ends, so a write under an old one changes nothing and
+raises StaleLease. Which state may follow which is the domain's TRANSITIONS; `move` asserts it.
 """
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import StaleLease
-from orchestrator.domain.job import TRANSITIONS, JobState, Lease
+from orchestrator.domain.job import RETRIABLE, TRANSITIONS, JobState, Lease
+from orchestrator.registry.dialect import now
 from orchestrator.registry.tables import jobs
 
 #: The states of a job that somebody holds a lease of.
 HELD = (JobState.ADMITTED, JobState.RUNNING)
 #: Column values of a job that nobody holds.
-NO_LEASE: dict[str, Any] = {"lease_holder": None, "lease_token": None, "lease_expires_at": None}
+NO_LEASE: dict[str, Any] = {
+    "lease_holder": None,
+    "lease_token": None,
+    "lease_expires_at": None,
+    "gang": None,
+    "is_pause_asked": False,
+}
 
 
 def states_before(state: JobState) -> list[JobState]:
@@ -50,21 +58,40 @@ def write_fenced(
     return row
 
 
-def take_away(
-    connection: Connection,
-    job_id: str,
-    epoch: int,
-    values: dict[str, Any],
-    *conditions: ColumnElement[bool],
-) -> Row[Any] | None:
-    """Update a job against its holder's will, if it still is at `epoch`; its epoch grows."""
+def lock_fenced(connection: Connection, lease: Lease) -> Row[Any]:
+    """The row of the job under `lease`, locked; raise StaleLease if the lease is not its own."""
+    query = select(jobs).where(jobs.c.id == lease.job_id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if why_stale(row, lease):
+        raise _stale(connection, lease)
+    assert row is not None, "a job that is not there is stale"
+    return row
+
+
+def why_stale(row: Row[Any] | None, lease: Lease) -> str | None:
+    """Why `lease` is not that of the job's `row`; None if it is."""
+    if row is None:
+        return "there is no such job"
+    is_own = (row.epoch, row.lease_token) == (lease.epoch, lease.token)
+    return None if is_own and row.state in HELD else f"the job is {row.state} at epoch {row.epoch}"
+
+
+def move(
+    connection: Connection, row: Row[Any], state: JobState, values: dict[str, Any] | None = None
+) -> Row[Any]:
+    """Bring a locked job to a state in which nobody holds it. Its epoch grows."""
+    before = JobState(row.state)
+    is_retry = before in RETRIABLE and state == JobState.QUEUED
+    assert state in TRANSITIONS[before] or is_retry, f"{before} -> {state}"
+    end = {"finished_at": now()} if state.is_terminal else {}
+    changes = {"state": state, "epoch": row.epoch + 1, **NO_LEASE, **end, **(values or {})}
     statement = (
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.epoch == epoch, *conditions)
-        .values({**NO_LEASE, **values, "epoch": epoch + 1})
+        .where(jobs.c.id == row.id, jobs.c.epoch == row.epoch)
+        .values(changes)
         .returning(*jobs.c)
     )
-    return connection.execute(statement).one_or_none()
+    return connection.execute(statement).one()
 
 
 def _stale(connection: Connection, lease: Lease) -> StaleLease:

@@ -10,14 +10,18 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
     MetaData,
     Table,
     UniqueConstraint,
+    false,
+    text,
 )
 
 from orchestrator.domain.job import JobState
@@ -52,6 +56,10 @@ def _text(name: str, refers_to: str | None = None, **options: Any) -> Column[str
 
 def _number(name: str, **options: Any) -> Column[int]:
     return Column(name, Integer(), nullable=False, **options)
+
+
+def _flag(name: str, **options: Any) -> Column[bool]:
+    return Column(name, Boolean(), nullable=False, **options)
 
 
 def _json(name: str) -> Column[Any]:
@@ -146,7 +154,7 @@ jobs = Table(
     _number("epoch"),
     _number("attempts"),
     _number("priority"),
-    _text("actor"),
+    _text("owner"),
     Column("lease_holder", PlainText()),
     Column("lease_token", PlainText()),
     Column("lease_expires_at", UtcDateTime()),
@@ -158,8 +166,21 @@ jobs = Table(
     _time("created_at"),
     Column("started_at", UtcDateTime()),
     Column("finished_at", UtcDateTime()),
+    _number("max_attempts", server_default=text("3")),
+    Column("time_limit_s", Float()),
+    Column("not_before", UtcDateTime()),
+    _number("faults", server_default=text("0")),
+    Column("gang", PlainText(), index=True),  # of its lease; the attempts keep it
+    _flag("is_pause_asked", server_default=false()),
+    Column("log", PlainText()),
+    # What plans read, so that they need not read the submission.
+    Column("zero_stage", Integer()),
+    _flag("is_data_parallel", server_default=false()),
+    Column("num_positions", Float(), nullable=False, server_default=text("0")),
+    _number("num_steps", server_default=text("0")),
     CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in JobState)})", "known_state"),
     Index(None, "state", "priority", "created_at"),
+    Index(None, "created_at"),
 )
 
 attempts = Table(
@@ -173,6 +194,63 @@ attempts = Table(
     Column("cause", PlainText()),
     _time("started_at"),
     Column("finished_at", UtcDateTime()),
+    Column("fault", PlainText()),
+    Column("gang", PlainText()),
+)
+
+job_dependencies = Table(
+    "job_dependencies",
+    metadata,
+    _text("job_id", "jobs.id", primary_key=True),
+    _text("after_id", "jobs.id", primary_key=True, index=True),
+)
+
+job_log = Table(
+    "job_log",
+    metadata,
+    Column("number", ROW_ID, primary_key=True),  # of all jobs' lines; it grows along each job's
+    _text("job_id", "jobs.id"),
+    _time("at"),
+    _text("text"),
+    Index(None, "job_id", "number"),
+    sqlite_autoincrement=True,
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    _text("owner", primary_key=True),
+    Column("max_running", Integer()),
+    Column("share", Float(), nullable=False),
+    CheckConstraint("share > 0", "positive_share"),
+)
+
+leadership = Table(
+    "leadership",
+    metadata,
+    _text("name", primary_key=True),
+    Column("holder", PlainText()),  # none: resigned
+    _number("term"),
+    _time("expires_at"),
+)
+
+gangs = Table(
+    "gangs",
+    metadata,
+    _text("name", primary_key=True),
+    _text("base_fingerprint"),
+    _number("zero_stage"),
+    _text("sharding"),
+    _text("holder"),
+    Column("stage", PlainText()),
+    _number("num_workers"),
+    _flag("is_drain_asked"),
+    Column("step_s", Float(), nullable=False),
+    Column("tokens_per_s", Float(), nullable=False),
+    Column("error", PlainText()),
+    _time("started_at"),
+    _time("seen_at"),
+    Column("ended_at", UtcDateTime(), index=True),
 )
 
 outbox = Table(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.job import TRANSITIONS, JobState, Submission
+from orchestrator.domain.job import RETRIABLE, TRANSITIONS, JobState, Submission, retry_pause_s
 from orchestrator.domain.task_spec import TaskSpec
 
 MakeSpec = Callable[..., TaskSpec]
@@ -21,13 +21,19 @@ def test_the_ends_absorb_and_nothing_else_does() -> None:
     assert {state for state in JobState if state.is_terminal} == ENDS
 
 
-def test_only_a_running_job_succeeds() -> None:
-    assert [s for s in JobState if JobState.SUCCEEDED in TRANSITIONS[s]] == [JobState.RUNNING]
-
-
-def test_only_a_held_job_fails() -> None:
-    before = {state for state in JobState if JobState.FAILED in TRANSITIONS[state]}
+@pytest.mark.parametrize("end", [JobState.SUCCEEDED, JobState.FAILED])
+def test_only_a_held_job_succeeds_or_fails(end: JobState) -> None:
+    before = {state for state in JobState if end in TRANSITIONS[state]}
     assert before == {JobState.ADMITTED, JobState.RUNNING}
+
+
+def test_only_ends_without_a_result_can_be_retried() -> None:
+    assert ENDS - {JobState.SUCCEEDED} == RETRIABLE
+
+
+def test_machine_is_given_ever_longer_pauses() -> None:
+    assert [retry_pause_s(faults) for faults in range(6)] == [0, 0, 5, 10, 20, 40]
+    assert [retry_pause_s(faults) for faults in (8, 9, 1000)] == [300, 300, 300]
 
 
 @pytest.mark.parametrize("state", sorted(set(JobState) - ENDS))

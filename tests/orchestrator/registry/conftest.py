@@ -171,8 +171,7 @@ def running(queue: JobQueue, submission: Callable[..., Submission]) -> Callable[
     def make(task: str = "color", nonce: str = "") -> Lease:
         job, created = queue.submit(submission(task, nonce), "ann")
         assert created
-        lease = queue.claim(job.id, "controller", 60)
-        assert lease is not None
+        _, lease = queue.claim([job.id], "controller", 60, "gang-1")[job.id]
         queue.start(lease)
         return lease
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.domain.base_model import BaseModelRecord
 from orchestrator.domain.errors import InvalidInput, UnknownName
-from orchestrator.domain.job import Lease, Submission
+from orchestrator.domain.job import Fault, Lease, Submission
 from orchestrator.domain.prompt_version import PromptRef, TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.registry.base_model_registry import BaseModelRegistry
@@ -44,20 +44,22 @@ def test_hostile_text_in_the_queue(
     hostile: str,
 ) -> None:
     lease = running()
-    queue.heartbeat(lease, 60, {hostile: hostile})
+    queue.heartbeat([lease], 60, {lease.job_id: {hostile: hostile}})
     assert queue.get(lease.job_id).progress == {hostile: hostile}
-    queue.release(lease, hostile)
-    second = queue.claim(lease.job_id, hostile, 60)
-    assert second is not None
-    assert second.holder == stored(hostile)
+    queue.release(lease, hostile, Fault.PREEMPTION)
+    job, second = queue.claim([lease.job_id], hostile, 60, hostile)[lease.job_id]
+    assert (second.holder, job.gang) == (stored(hostile), stored(hostile))
     assert queue.fail(second, hostile).error == stored(hostile)[-20_000:]
     causes = [(a.holder, a.cause) for a in queue.attempts(lease.job_id)]
     assert causes[0][1] == stored(hostile)
     assert causes[1] == (stored(hostile), stored(hostile)[-20_000:])
     again, created = queue.submit(submission(), hostile)
     assert created
+    assert again.owner == stored(hostile)
     assert queue.list(task=hostile) == []
-    assert queue.claim(hostile, "controller", 60) is None
+    assert queue.claim([hostile], "controller", 60) == {}
+    queue.note([(hostile, "nobody's"), (again.id, hostile)])
+    assert queue.log(again.id)[-1].text == stored(hostile)[-20_000:]
     with pytest.raises(UnknownName):
         queue.get(hostile)
     assert queue.get(again.id) == again
@@ -72,8 +74,8 @@ def test_hostile_text_in_a_submission(
     values["data"] = {"train": text, "eval": text}
     given = replace(given, spec=TaskSpec.model_validate(values), datasets={text: text})
     job, _ = queue.submit(given, "ann")
-    assert queue.queued() == [job]
-    assert job.submission == given
+    assert [each.id for each in queue.ready()] == [job.id]
+    assert queue.get(job.id).submission == given
 
 
 def test_hostile_text_in_versions_and_promotions(

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch
+from orchestrator.domain.job import JobOptions, Submission
+from orchestrator.domain.sweep import SweepSpec
+from orchestrator.domain.task_spec import ShardingSpec, TrainingSpec
 from orchestrator.registry import migrate
 from orchestrator.registry.database import Database
+from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.tables import VERSION_TABLE, jobs, metadata
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -47,6 +53,62 @@ def test_schema_goes_down_and_up_again(empty_url: str) -> None:
         assert migrate.current(empty_url) is None
         with Database(empty_url).read() as connection:
             assert set(inspect(connection).get_table_names()) == {VERSION_TABLE}
+
+
+@pytest.fixture
+def older_url(empty_url: str, submission: Callable[..., Submission]) -> str:
+    """A database of schema 0002, with three jobs, one of them running."""
+    migrate.upgrade(empty_url)
+    queue = JobQueue(Database(empty_url))
+    plain, sharded, swept = (submission(nonce=nonce) for nonce in "abc")
+    parts = {"sharding": ShardingSpec(zero_stage=3, data_parallel=True)}
+    sharded = replace(sharded, spec=sharded.spec.model_copy(update=parts))
+    sweep = SweepSpec(over={"training.steps": (7, 90, 30), "training.seed": (1, 2)})
+    swept = replace(swept, spec=swept.spec.model_copy(update={"sweep": sweep}))
+    for given in (plain, sharded, swept):
+        job, _ = queue.submit(given, "ann")
+    queue.claim([job.id], "controller", 3600)
+    migrate.downgrade(empty_url, "0002")
+    assert migrate.current(empty_url) == "0002"
+    return empty_url
+
+
+def owners(url: str, column: str) -> list[str]:
+    with Database(url).read() as connection:
+        return list(connection.execute(text(f"SELECT {column} FROM jobs")).scalars())
+
+
+def test_jobs_of_the_older_schema_are_kept_and_can_be_planned(older_url: str) -> None:
+    assert owners(older_url, "actor") == ["ann"] * 3
+    migrate.upgrade(older_url)
+    queue = JobQueue(Database.open(older_url))
+    planned = [*queue.ready(), *queue.held()]
+    steps = TrainingSpec().steps
+    assert [(job.owner, job.zero_stage, job.is_data_parallel) for job in planned] == [
+        ("ann", None, False),
+        ("ann", 3, True),
+        ("ann", None, False),
+    ]
+    assert [(job.num_positions, job.num_steps) for job in planned] == [
+        (96.5, steps),
+        (96.5, steps),
+        (96.5, 90),
+    ]
+    found = [queue.get(job.id) for job in planned]
+    assert [job.options for job in found] == [JobOptions()] * 3
+    assert [(a.holder, a.fault) for a in queue.attempts(planned[2].id)] == [("controller", None)]
+    assert len(queue.reclaim(lambda holder: True)) == 1
+
+
+def test_upgrade_of_an_older_schema_killed_half_way_leaves_it(older_url: str) -> None:
+    victim = SPAWN.Process(target=die_half_way, args=(older_url, "create_index", 2))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert migrate.current(older_url) == "0002"
+    assert owners(older_url, "actor") == ["ann"] * 3
+    assert migrate.upgrade(older_url) == migrate.head()
+    assert owners(older_url, "owner") == ["ann"] * 3
 
 
 def test_database_without_schema_is_refused_with_the_command(empty_url: str) -> None:
@@ -103,20 +165,20 @@ def test_upgrade_killed_half_way_leaves_nothing_and_can_be_run_again(empty_url: 
     migrate.check(empty_url)
 
 
-def die_half_way(url: str) -> None:
-    """Upgrade, and be killed while the fifth table is made."""
+def die_half_way(url: str, verb: str = "create_table", call: int = 5) -> None:
+    """Upgrade, and be killed at a call of one of alembic's operations."""
     from alembic import op
 
-    create_table, num_calls = op.create_table, 0
+    operation, num_calls = getattr(op, verb), 0
 
-    def create_and_die(*args: object, **options: object) -> object:
+    def operate_and_die(*args: object, **options: object) -> object:
         nonlocal num_calls
         num_calls += 1
-        if num_calls == 5:
+        if num_calls == call:
             os.kill(os.getpid(), signal.SIGKILL)
-        return create_table(*args, **options)  # type: ignore[arg-type]
+        return operation(*args, **options)
 
-    op.create_table = create_and_die  # type: ignore[assignment]
+    setattr(op, verb, operate_and_die)
     migrate.upgrade(url)
 
 
