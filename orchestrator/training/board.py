@@ -1,51 +1,303 @@
-"""The board: the one actor a gang's workers speak to. Holds events until the controller polls.
+"""The board: the one actor a gang's workers speak to, and the driver, and Ray's own controller.
 
-A finished or failed task stays known, and so does the last checkpoint of each other one: a worker
-group that is started again trains nothing twice.
+It holds every order that is not done, on one rank or waiting for one. Workers come in groups, each
+under an incarnation of its own. What is told under another incarnation than the present one, or of
+a task under another epoch than the one that is held, is refused: a worker that slept through the
+loss of its tasks changes nothing. No Ray and no waiting here: a plain class.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from orchestrator.domain.gang import GangEvent, TaskCheckpointed, TaskFailed, TaskFinished
+from orchestrator.domain.gang import (
+    GangEvent,
+    GangStatus,
+    StageReached,
+    TaskAdmitted,
+    TaskCheckpointed,
+    TaskEvent,
+    TaskFailed,
+    TaskFinished,
+    TaskNoted,
+    TaskOrder,
+    TaskProgress,
+    TaskWithdrawn,
+)
+from orchestrator.domain.placement import EVERY_RANK, place
+from orchestrator.training.held_task import HeldTask
+from orchestrator.training.instructions import Instructions, Withdrawal
+from orchestrator.training.members import Members
+
+#: Worker groups in a row that may be started again though the one before made no step.
+MAX_FRUITLESS_RESTARTS = 3
+STOPPED = "the gang was told to end"
 
 
 class Board:
-    """Events in, events out, in order."""
+    """Orders in, instructions out; events in, statuses out. `now` gives seconds that only grow; a
+    rank that was not heard of for `silence_s` holds its group up no longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._members = Members(silence_s, now)
+        self._tasks: dict[tuple[str, int], HeldTask] = {}
         self._events: list[GangEvent] = []
-        self._ended: set[str] = set()
-        self._checkpoints: dict[str, str] = {}
+        self._last_of: dict[tuple[str, int], int] = {}  # where each task's last event stands
+        self._withdrawals: dict[int, list[Withdrawal]] = {}
         self._is_stopping = False
+        self._end: str | None = None  # why all workers must go at once
+        self._error: str | None = None  # why no worker group may be started any more
+        self._train_run: Any = None
+        self._save, self._saved = 0, 0
+        self._num_fruitless, self._has_progressed = 0, False
+        self._last_loss = ""
 
-    def post(self, events: Sequence[GangEvent]) -> None:
-        """Take events from a worker; a second end of the same task is dropped."""
-        for event in events:
-            if isinstance(event, TaskFinished | TaskFailed):
-                if event.job_id in self._ended:
-                    continue
-                self._ended.add(event.job_id)
-            elif isinstance(event, TaskCheckpointed):
-                self._checkpoints[event.job_id] = event.digest
-            self._events.append(event)
+    # The driver's part.
 
-    def take(self) -> list[GangEvent]:
-        """Hand over everything that came since the last call."""
-        events, self._events = self._events, []
-        return events
+    def admit(self, orders: Sequence[TaskOrder]) -> None:
+        """Hold these orders. One of a job that is held already takes the place of an older epoch's,
+        and is nothing new under the same."""
+        fresh = []
+        for order in orders:
+            epochs = [epoch for job_id, epoch in self._tasks if job_id == order.job_id]
+            if any(epoch >= order.epoch for epoch in epochs):
+                continue
+            for epoch in epochs:
+                self.withdraw(order.job_id, epoch, keeps=False)
+            task = HeldTask(order)
+            self._tasks[task.key] = task
+            fresh.append(task)
+        if self._is_stopping:
+            self._withdraw_waiting()
+        self._place(fresh)
+
+    def withdraw(self, job_id: str, epoch: int, keeps: bool) -> None:
+        """Let a task leave. It is gone at once unless a rank has it and it `keeps`."""
+        task = self._tasks.get((job_id, epoch))
+        if task is None:
+            self._events.append(TaskWithdrawn(job_id, epoch, 0))
+            return
+        if keeps and task.leaves:
+            return
+        for rank in task.ranks:
+            self._withdrawals.setdefault(rank, []).append(Withdrawal(job_id, epoch, keeps))
+        task.leaves = True
+        if not keeps or not task.ranks:
+            self._drop(task)
 
     def stop(self) -> None:
-        """Ask the workers to leave at their next step."""
+        """Let all tasks leave with a last checkpoint, and the workers after them."""
         self._is_stopping = True
+        self._withdraw_waiting()
 
-    def is_stopping(self) -> bool:
-        """Whether the workers are asked to leave."""
-        return self._is_stopping
+    def end(self, reason: str) -> Any:
+        """Refuse everything from now on; workers end themselves at their next beat. Returns Ray's
+        train run (gang_watch.TrainRun), None before that has told of itself."""
+        self._end = self._end or reason
+        return self._train_run
 
-    def ended(self) -> frozenset[str]:
-        """Jobs that need no more work."""
-        return frozenset(self._ended)
+    def take(self) -> GangStatus:
+        """What came since the last call, and how things stand. A whole group that is silent is an
+        `error`, for there is nobody left to end it."""
+        events, self._events, self._last_of = self._events, [], {}
+        members = self._members
+        if members.are_all_silent:
+            self._error = self._error or f"no worker was heard of for {members.silence_s:g} s"
+        return GangStatus(
+            events=tuple(events),
+            error=self._error,
+            num_workers=members.num_joined,
+            silent_s={
+                task.order.job_id: members.silent_s(None if task.rank == EVERY_RANK else task.rank)
+                for task in self._tasks.values()
+                if task.rank is not None
+            },
+            stage=members.stage,
+            stage_s=members.stage_s,
+            step_s=members.step_s,
+            tokens_per_s=members.tokens_per_s,
+        )
 
-    def checkpoints(self) -> dict[str, str]:
-        """The digest of each job's last checkpoint in this gang."""
-        return dict(self._checkpoints)
+    # The part of Ray's train controller (gang_watch.py).
+
+    def lead(self, train_run: Any) -> str | None:
+        """Know who starts the workers; an answer says why nobody shall."""
+        self._train_run = train_run
+        return self._end
+
+    def ask_save(self) -> int:
+        """Ask all ranks to store their tasks' states now; returns the request's number."""
+        self._save += 1
+        return self._save
+
+    def is_saved(self, number: int) -> bool:
+        """Whether every rank that trains and is heard of has done so."""
+        return self._members.all_saved(number)
+
+    def lose(self, reason: str) -> None:
+        """A worker group has failed; why may be known already."""
+        self._last_loss = self._last_loss or reason
+
+    def start_group(self) -> str | None:
+        """A worker group is about to start, the one before has ended: all orders wait for a rank
+        again. An answer says why it must not."""
+        self._count_group()
+        for task in list(self._tasks.values()):
+            if task.leaves:
+                self._drop(task)
+            elif task.ranks:
+                self._events.append(TaskNoted(*task.key, self._restart_note()))
+            task.rank, task.ranks = None, set()
+        self._withdrawals, self._has_progressed, self._last_loss = {}, False, ""
+        self._members.clear()
+        return self._end or self._error or (STOPPED if self._is_stopping else None)
+
+    # The workers' part.
+
+    def join(self, incarnation: str, rank: int, world_size: int, host: str) -> bool:
+        """A rank of a worker group is there; with its first one all orders are placed. False: the
+        gang has ended, or another group is at work."""
+        if self._end or self._is_stopping:
+            return False
+        if not self._members.join(incarnation, rank, world_size, host):
+            return False
+        self._place([task for task in self._tasks.values() if task.rank is None])
+        return True
+
+    def sync(
+        self, incarnation: str, ranks: Sequence[int], saved: int = 0
+    ) -> list[Instructions] | None:
+        """What each of `ranks` is to do now; they have met the request to save `saved`. None: they
+        are to end, for they are not of this group."""
+        if self._end or not self._members.is_present(incarnation):
+            return None
+        for rank in ranks:
+            self._members.hear(rank, saved)
+        self._place_anew_what_waits_for_the_silent()
+        return [self._instructions(rank) for rank in ranks]
+
+    def post(self, incarnation: str, events: Sequence[TaskEvent]) -> bool:
+        """Take events, of those tasks that are held; False: they are not of this group."""
+        if self._end or not self._members.is_present(incarnation):
+            return False
+        for event in events:
+            task = self._tasks.get((event.job_id, event.epoch))
+            if task is not None and task.ranks:
+                self._take_in(event, task)
+        return True
+
+    def beat(
+        self,
+        incarnation: str,
+        rank: int,
+        stage: str,
+        is_ready: bool,
+        step_s: float = 0.0,
+        tokens_per_s: float = 0.0,
+    ) -> str | None:
+        """A rank lives; `is_ready` once its start is behind it. An answer says why its process must
+        end at once."""
+        if self._end:
+            return self._end
+        if not self._members.is_present(incarnation):
+            return "another worker group has taken its place"
+        if self._members.beat(rank, stage, is_ready, step_s, tokens_per_s):
+            self._events.append(StageReached(rank, stage))
+        if reason := self._members.whom_it_waits_for(rank):
+            self._last_loss = reason
+        return reason
+
+    def fail_rank(self, incarnation: str, rank: int, reason: str) -> bool:
+        """A rank cannot work, and would not if it were started again: its tasks fail, all tasks if
+        its start failed, and the gang ends with the `reason`."""
+        if self._end or not self._members.is_present(incarnation):
+            return False
+        for task in list(self._tasks.values()):
+            if task.is_on(rank) or not self._members.is_ready(rank):
+                self._events.append(TaskFailed(task.order.job_id, reason, task.order.epoch))
+                del self._tasks[task.key]
+        self._error = self._error or reason
+        return True
+
+    def _take_in(self, event: TaskEvent, task: HeldTask) -> None:
+        self._append(event, task)
+        match event:
+            case TaskAdmitted():
+                task.step = event.step
+            case TaskProgress():
+                task.step = event.step
+                task.share_done = min(1.0, event.step / max(1, event.num_steps))
+                self._has_progressed = True
+            case TaskCheckpointed():
+                task.order = replace(task.order, checkpoint=event.digest)
+            case TaskFinished() | TaskFailed() | TaskWithdrawn():
+                del self._tasks[task.key]
+                self._has_progressed = True
+
+    def _append(self, event: TaskEvent, task: HeldTask) -> None:
+        """Of progress that nobody took, and that nothing came after, the latest is enough."""
+        last = self._last_of.get(task.key)
+        is_progress = isinstance(event, TaskProgress)
+        if is_progress and last is not None and isinstance(self._events[last], TaskProgress):
+            self._events[last] = event
+        else:
+            self._last_of[task.key] = len(self._events)
+            self._events.append(event)
+
+    def _instructions(self, rank: int) -> Instructions:
+        new = [t for t in self._tasks.values() if t.is_on(rank) and rank not in t.ranks]
+        for task in new:
+            task.ranks.add(rank)
+        return Instructions(
+            admits=tuple(task.order for task in new),
+            withdrawals=tuple(self._withdrawals.pop(rank, ())),
+            save=self._save,
+            is_stopping=self._is_stopping,
+        )
+
+    def _place(self, tasks: Sequence[HeldTask]) -> None:
+        """Give each of these a rank, if there is any: one that was heard of lately."""
+        loads = dict.fromkeys(self._members.lively, 0.0)
+        if not loads:
+            return
+        placed = {id(task) for task in tasks}
+        for task in self._tasks.values():
+            if task.rank in loads and id(task) not in placed:
+                loads[task.rank] += task.work_left
+        ranks = place([task.order for task in tasks], loads)
+        for task in tasks:
+            if task.key in self._tasks:
+                task.rank = ranks[task.order.job_id]
+
+    def _place_anew_what_waits_for_the_silent(self) -> None:
+        lively = {*self._members.lively, EVERY_RANK}
+        waiting = [t for t in self._tasks.values() if not t.ranks and t.rank not in lively]
+        if waiting:
+            self._place(waiting)
+
+    def _withdraw_waiting(self) -> None:
+        for task in list(self._tasks.values()):
+            if not task.ranks:
+                self._drop(task)
+
+    def _drop(self, task: HeldTask) -> None:
+        del self._tasks[task.key]
+        self._events.append(TaskWithdrawn(*task.key, task.step))
+
+    def _count_group(self) -> None:
+        """Groups that were lost count, until one comes to something: a task made a step, or it was
+        up and had no task."""
+        if self._has_progressed or (self._members.is_up and not self._tasks):
+            self._num_fruitless = 0
+        elif self._last_loss:
+            self._num_fruitless += 1
+        if self._num_fruitless > MAX_FRUITLESS_RESTARTS:
+            self._error = self._error or (
+                f"its workers were lost {self._num_fruitless} times in a row without a step; "
+                f"the last time: {self._last_loss}"
+            )
+
+    def _restart_note(self) -> str:
+        why = f" ({self._last_loss})" if self._last_loss else ": their number changes"
+        return f"the gang's workers start again{why}"

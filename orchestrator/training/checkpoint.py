@@ -15,31 +15,45 @@ from encoders.errors import WeightsError
 from encoders.files.state_tree import flatten_state, restore_state
 from encoders.files.weights_file import WeightsFile, dump_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.domain.gang import GangEvent, TaskCheckpointed
+from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.gang import TaskCheckpointed, TaskEvent, TaskNoted
 from orchestrator.training.task_run import TaskRun
 
 
 class Checkpointer:
-    """Stores the state of every task of a rank, each `every_s` seconds at a step boundary."""
+    """Stores the states of a rank's tasks, of those it `keeps` (by job id), every `every_s` seconds
+    at a step boundary. A store that takes nothing is noted and costs no task anything."""
 
     def __init__(
         self,
         store: ArtifactStore,
-        post: Callable[[Sequence[GangEvent]], None],
+        post: Callable[[Sequence[TaskEvent]], None],
         every_s: float,
         now: Callable[[], float] = time.monotonic,
+        keeps: Callable[[str], bool] = lambda job_id: True,
     ) -> None:
         self._store, self._post, self._every_s, self._now = store, post, every_s, now
+        self._keeps = keeps
         self._last = now()
 
     def keep(self, runs: Sequence[TaskRun]) -> None:
         """Store the states of `runs` and tell it, if it is time."""
         if self._now() < self._last + self._every_s:
             return
-        for run in runs:
-            artifact = self._store.put_bytes(dump_checkpoint(run.state()))
-            self._post([TaskCheckpointed(run.job_id, run.step, artifact.digest)])
+        self.keep_now(runs)
         self._last = self._now()
+
+    def keep_now(self, runs: Sequence[TaskRun]) -> None:
+        """Store the states of `runs` whatever the time, and tell it."""
+        self._post([self._kept(run) for run in runs if self._keeps(run.job_id)])
+
+    def _kept(self, run: TaskRun) -> TaskCheckpointed | TaskNoted:
+        try:
+            artifact = self._store.put_bytes(dump_checkpoint(run.state()))
+        except TuttiError as error:
+            text = f"no checkpoint after step {run.step}: {error}"
+            return TaskNoted(run.job_id, run.epoch, text)
+        return TaskCheckpointed(run.job_id, run.step, artifact.digest, run.epoch)
 
 
 def dump_checkpoint(state: dict[str, Any]) -> bytes:

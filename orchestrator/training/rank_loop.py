@@ -2,6 +2,7 @@
 
 Each round of the loop has two phases, train and evaluate; under ZeRO-3 all ranks go through the
 same phases with the same number of forward passes. A task that fails leaves; the others go on.
+Between two rounds tasks may come and go, and change nothing for those that stay.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from encoders.bank.encoder_step import EncoderStep, virtual_tokens
 from encoders.packed.packing import PackedBatch
 from encoders.packed.scoring import label_log_probs
-from orchestrator.domain.gang import GangEvent, TaskFailed
+from orchestrator.domain.gang import TaskEvent, TaskFailed, TaskNoted
 from orchestrator.training.data_parallel import add_up, own_share, speaks, tell_scores
 from orchestrator.training.evaluation import Evaluation, Score
 from orchestrator.training.rank_passes import RankPasses
@@ -21,12 +22,12 @@ from orchestrator.training.task_data import Example, TaskData
 from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
 
-Post = Callable[[Sequence[GangEvent]], None]
+Post = Callable[[Sequence[TaskEvent]], None]
 
 
 class RankLoop:
-    """Trains `runs` to their ends; `finish` is called with each one as it is done, `keep` with the
-    others after each step."""
+    """Trains `runs` step by step; `finish` is called with each one as it is done. Of its methods,
+    `admit` and `round` are collective acts where ranks make their passes together."""
 
     def __init__(
         self,
@@ -42,17 +43,39 @@ class RankLoop:
         self._keep, self._is_stopping = keep, is_stopping
         self._post, self._finish = post, finish
 
+    @property
+    def runs(self) -> Sequence[TaskRun]:
+        """Those that are neither done nor failed."""
+        return tuple(self._runs)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that went through the base so far."""
+        return self._passes.total_positions
+
     def run(self) -> None:
-        """Loop until no rank has work left, or until `is_stopping` on any of them."""
-        self._score_manual_prompts()
+        """Go round until no rank has work left, or until `is_stopping` on any of them; `keep` is
+        called after each round."""
+        self.admit(())
         while not self._base.any_rank(self._is_stopping()):
-            trained = self._train_step()
-            evaluated = self._evaluate([each for run in self._runs for each in run.due])
-            self._settle()
-            tested = self._end([run for run in self._runs if run.is_done])
+            rounds = self.round()
             self._keep(self._runs)
-            if not trained + evaluated + tested:
+            if not rounds:
                 return
+
+    def admit(self, runs: Sequence[TaskRun]) -> None:
+        """Take runs in, from the next round on; score the manual prompts of those that are new."""
+        self._runs += runs
+        self._score_manual_prompts()
+
+    def round(self) -> int:
+        """One step of each task, and what is due after it; returns the forward passes that every
+        rank made, 0 if none has work left."""
+        trained = self._train_step()
+        due = {run.job_id: run.due for run in self._runs}
+        evaluated = self._evaluate([each for trainers in due.values() for each in trainers])
+        self._settle(due)
+        return trained + evaluated + self._end([run for run in self._runs if run.is_done])
 
     def _train_step(self) -> int:
         """One optimizer step of each trainer; returns the forward passes made by every rank."""
@@ -90,17 +113,21 @@ class RankLoop:
     def _fail(self, trainer: TaskTrainer, fault: str) -> None:
         next(run for run in self._runs if trainer in run.training).fail(trainer, fault)
 
-    def _settle(self) -> None:
+    def _settle(self, judged: Mapping[str, Sequence[TaskTrainer]]) -> None:
         """Let each run take stock of the step; a run that failed leaves."""
+        events: list[TaskEvent] = []
         for run in list(self._runs):
             run.settle()
-            if run.failure is None:
-                self._post([run.progress()])
-            else:
-                self._post([TaskFailed(run.job_id, run.failure)])
-                self._leave(run)
+            if run.failure is not None:
+                events.append(TaskFailed(run.job_id, run.failure, run.epoch))
+                self.leave(run)
+                continue
+            events.append(run.progress())
+            if judged[run.job_id]:
+                events.append(TaskNoted(run.job_id, run.epoch, run.evaluation_note()))
+        self._post(events)
 
-    def _leave(self, run: TaskRun) -> None:
+    def leave(self, run: TaskRun) -> None:
         """Take a run out; its slots are free."""
         self._runs.remove(run)
         run.release()
@@ -127,8 +154,9 @@ class RankLoop:
         scores, rounds = self._score_prompts(with_test, lambda data: data.held_out)
         for run in runs:
             run.held_out = scores.get(run.trainer.key, run.trainer.best)
+            self._post([TaskNoted(run.job_id, run.epoch, run.end_note())])
             self._finish(run)
-            self._leave(run)
+            self.leave(run)
         return rounds
 
     def _score_prompts(

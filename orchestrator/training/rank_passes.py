@@ -18,10 +18,12 @@ Take = Callable[[int, Tensor, PackedBatch], None]
 
 
 class RankPasses:
-    """Cuts rows into packs of at most `max_positions` and runs them."""
+    """Cuts rows into packs of at most `max_positions` and runs them. `total_positions` counts what
+    went through the base."""
 
     def __init__(self, base: ShardedBase, cache: ContextCache, max_positions: int) -> None:
         self._base, self._cache, self._max_positions = base, cache, max_positions
+        self.total_positions = 0
 
     def prepare(self, rows: Sequence[PackedRow]) -> None:
         """Compute the texts of `rows` that are not kept yet. All ranks call it together."""
@@ -51,6 +53,7 @@ class RankPasses:
             for index in range(rounds):
                 if index < len(packs):
                     batch = pack(packs[index], lengths, self._cache).to(self._base.model.device)
+                    self.total_positions += batch.num_positions
                     cached = self._cache.layers(batch)
                     take(index, self._base.model.logits(batch, virtual_tokens, cached), batch)
                 else:

@@ -147,6 +147,15 @@ class SweepRun(TaskRun):
             stage = f"done: {self._winner()}"
         return super().progress(stage)
 
+    def evaluation_note(self) -> str:
+        """Of the whole sweep: a line for each trial would be too many."""
+        told = self.progress()
+        best = "" if told.best is None else f", best {self._spec.evaluation.metric} {told.best:.4g}"
+        return f"step {told.step} of {told.num_steps}: {told.stage}{best}"
+
+    def end_note(self) -> str:
+        return f"{super().end_note()}; {self._winner()}"
+
     def _winner(self) -> str:
         index, trial = next((i, t) for i, t in enumerate(self.trials) if t.trainer is self.trainer)
         return f"trial {index} won with {_text(self._spec.swept_values(trial.spec))}"

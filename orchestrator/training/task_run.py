@@ -10,7 +10,8 @@ from orchestrator.training.task_trainer import TaskTrainer
 
 class TaskRun:
     """One job's work. `trainer` is what the job is to hand over; `manual` and `held_out` are scores
-    once they are known; `failure` says why the job cannot be done."""
+    once they are known; `failure` says why the job cannot be done. `epoch` is its lease's, and
+    `start_note` says for people where it starts."""
 
     def __init__(self, job_id: str, trainer: TaskTrainer) -> None:
         self.job_id = job_id
@@ -18,6 +19,8 @@ class TaskRun:
         self.manual: Score | None = None
         self.held_out: Score | None = None
         self.failure: str | None = None
+        self.epoch = 0
+        self.start_note = "starts"
         self._started = time.monotonic()
 
     @property
@@ -71,7 +74,29 @@ class TaskRun:
     def progress(self, stage: str = "training") -> TaskProgress:
         loss = self.trainer.curve.get("loss", [(0, None)])[-1][1]
         best = self.trainer.best.value if self.trainer.best else None
-        return TaskProgress(self.job_id, self.step, self.num_steps, loss, best, self.seconds, stage)
+        return TaskProgress(
+            self.job_id, self.step, self.num_steps, loss, best, self.seconds, stage, self.epoch
+        )
+
+    def evaluation_note(self) -> str:
+        """The figures of the evaluation that has just been, for people."""
+        trainer = self.trainer
+        figures = {
+            name.removeprefix("eval_"): points[-1][1]
+            for name, points in trainer.curve.items()
+            if name.startswith("eval_")
+        }
+        text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        is_best = trainer.best_step == self.step
+        return f"step {self.step} of {self.num_steps}: {text}{' (the best so far)' * is_best}"
+
+    def end_note(self) -> str:
+        """How the training ended, for people."""
+        score = self.held_out
+        text = (
+            f": {score.metric} {score.value:.4g} at step {self.trainer.best_step}" if score else ""
+        )
+        return f"trained in {self.seconds:.1f} s{text}"
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs, between two steps."""

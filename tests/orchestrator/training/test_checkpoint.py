@@ -8,7 +8,7 @@ import torch
 
 from encoders.errors import WeightsError
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.domain.gang import GangEvent, TaskCheckpointed
+from orchestrator.domain.gang import TaskCheckpointed, TaskEvent
 from orchestrator.training.checkpoint import Checkpointer, dump_checkpoint, load_checkpoint
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_run import TaskRun
@@ -128,7 +128,7 @@ def test_another_jobs_checkpoint_is_refused(make_trainer: MakeTrainer) -> None:
 def test_checkpoints_are_stored_and_told_when_it_is_time(
     base: ShardedBase, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    store, events, clock = ArtifactStore(str(tmp_path)), list[GangEvent](), [0.0]
+    store, events, clock = ArtifactStore(str(tmp_path)), list[TaskEvent](), [0.0]
 
     def tick() -> float:
         clock[0] += 1.0
@@ -143,3 +143,19 @@ def test_checkpoints_are_stored_and_told_when_it_is_time(
     for event in told:
         state = load_checkpoint(store.get_bytes(event.digest))
         assert (state["job"], state["trainer"]["slot"]["num_steps"]) == (event.job_id, event.step)
+
+
+def test_a_task_that_leaves_is_stored_at_once_under_its_epoch(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    store, events = ArtifactStore(str(tmp_path)), list[TaskEvent]()
+    runs = [make_run(make_trainer, task) for task in ("mlp", "sgd")]
+    runs[0].epoch = 3
+    keeper = Checkpointer(store, events.extend, 1e9, keeps=lambda job_id: job_id != "job-sgd")
+    keeper.keep(runs)
+    assert events == []
+    keeper.keep_now(runs)
+    (told,) = events
+    assert isinstance(told, TaskCheckpointed)
+    assert (told.job_id, told.step, told.epoch) == ("job-mlp", 0, 3)
+    assert store.exists(told.digest)

@@ -1,5 +1,6 @@
 """Two real ranks (gloo): tasks they share, and bases they split, against one rank."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -11,15 +12,33 @@ import torch.distributed as dist
 import torch.multiprocessing
 from transformers import BloomConfig, BloomForCausalLM
 
+from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.padded_model import load_exact
 from encoders.text.tokenization import TextTokenizer
-from orchestrator.domain.gang import TaskFailed
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.gang import TaskFailed, TaskOrder, TaskWithdrawn
+from orchestrator.training.board import Board
+from orchestrator.training.checkpoint import Checkpointer
 from orchestrator.training.data_parallel import check_in_step
+from orchestrator.training.member import Member
+from orchestrator.training.rank_loop import RankLoop
+from orchestrator.training.rank_passes import RankPasses
+from orchestrator.training.resident import Resident
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import encode_task
+from orchestrator.training.task_opening import TaskOpening
+from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
-from tests.orchestrator.training.conftest import MAX_LENGTH, WIDTH, Loop, make_datasets, make_spec
+from tests.orchestrator.training.conftest import (
+    MAX_LENGTH,
+    MAX_POSITIONS,
+    WIDTH,
+    Loop,
+    make_datasets,
+    make_spec,
+)
+from tests.tiny import colour_rows
 
 SHARED = {"sharding": {"data_parallel": True}}
 #: Rows that ranks share unevenly, a step of one row, and a task of its own on each rank.
@@ -33,6 +52,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "own0": {"training": {"steps": 9}},
     "own1": {"training": {"batch_size": 2, "steps": 2}},
 }
+#: One that comes when all ranks idle, and has to look its start up on all of them.
+LATE: dict[str, Any] = {**SHARED, "encoder": {"init": {"from": "vocabulary"}}}
 
 
 def trainer(tokenizer: TextTokenizer, task: str, **changes: Any) -> TaskTrainer:
@@ -92,8 +113,79 @@ def run_rank(rank: int, base_folder: str, unpackable: str, out: str) -> None:
     padded = ShardedBase.load(Path(unpackable), tokenizer, 3)
     found["padded"] = outcome(Loop(padded, [trainer(tokenizer, f"own{rank}")]))
     found["fallback"] = padded.model.fallback_reason
+    found["resident"] = outcome_of_residents(rank, split, tokenizer, f"{out}/store")
     torch.save(found, f"{out}/{rank}")
     dist.destroy_process_group()
+
+
+class Residents:
+    """Two ranks that stay, under a board in the first one's process. Tasks come one after another
+    and one leaves; then both idle, take up one more, and stop."""
+
+    def __init__(self, rank: int, base: ShardedBase, tokenizer: TextTokenizer, store: str) -> None:
+        self.board, self.num_asked, self.finished = Board(60.0), 0, list[TaskRun]()
+        self.store = ArtifactStore(store)
+        self.events: list[Any] = []
+        self.board.start_group()
+        member = Member(
+            self.call, lambda method, _, events: self.events.extend(events), rank, 2, True
+        )
+        for each in range(2):
+            self.board.join(member.incarnation, each, 2, "host")
+        opening = TaskOpening(self.store, tokenizer, base, MAX_LENGTH)
+        passes = RankPasses(base, ContextCache(base.model, CacheBudget(1 << 30)), MAX_POSITIONS)
+        loop = RankLoop(base, passes, (), member.post, self.finished.append)
+        keeper = Checkpointer(self.store, member.post, 1e9)
+        Resident(loop, member.ask, opening, keeper, member.post, rank, "here").run()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        assert method == "sync"
+        self.act(self.num_asked)
+        self.num_asked += 1
+        return self.board.sync(*arguments)
+
+    def tell(self, method: str, incarnation: str, events: list[Any]) -> None:
+        self.events += events
+
+    def act(self, num_asked: int) -> None:
+        """What happens before the first rank's n-th question."""
+        match num_asked:
+            case 0:
+                self.board.admit([self.order("odd"), self.order("own0")])
+            case 2:
+                self.board.admit([self.order("thin"), self.order("own1")])
+            case 4:
+                self.board.withdraw("own0", 1, keeps=True)
+            case 14:
+                self.board.admit([self.order("late")])
+            case 26:
+                self.board.stop()
+
+    def order(self, task: str) -> TaskOrder:
+        rows = {"train": colour_rows(10), "eval": colour_rows(5, offset=100)}
+        datasets = {
+            split: self.store.put_bytes("\n".join(map(json.dumps, each)).encode()).digest
+            for split, each in rows.items()
+        }
+        return TaskOrder(
+            task, make_spec(task, **TASKS.get(task, LATE)), datasets, "f" * 64, 10.0, epoch=1
+        )
+
+
+def outcome_of_residents(
+    rank: int, base: ShardedBase, tokenizer: TextTokenizer, store: str
+) -> dict[str, Any]:
+    residents = Residents(rank, base, tokenizer, store)
+    found: dict[str, Any] = {
+        run.name: {
+            "tokens": run.trainer.virtual_tokens(),
+            "curve": run.trainer.curve,
+            "best_step": run.trainer.best_step,
+        }
+        for run in residents.finished
+    }
+    withdrawn = [e.job_id for e in residents.events if isinstance(e, TaskWithdrawn)]
+    return found | {"withdrawn": withdrawn}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +238,29 @@ def test_tasks_of_one_rank_go_on_beside_those_of_all(
     for rank, found in enumerate(ranks):
         tokens = found[held][f"own{rank}"]["tokens"]
         assert torch.allclose(tokens, alone[f"own{rank}"]["tokens"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["odd", "thin"])
+def test_ranks_that_step_together_admit_at_the_same_step(
+    ranks: list[dict[str, Any]], alone: dict[str, Any], task: str
+) -> None:
+    one, other = (rank["resident"][task] for rank in ranks)
+    assert torch.equal(one["tokens"], other["tokens"])
+    assert one["curve"] == other["curve"]
+    assert torch.allclose(one["tokens"], alone[task]["tokens"], rtol=0, atol=1e-6)
+
+
+def test_idle_ranks_take_up_a_task_together(ranks: list[dict[str, Any]]) -> None:
+    one, other = (rank["resident"]["late"] for rank in ranks)
+    assert torch.equal(one["tokens"], other["tokens"])
+
+
+def test_a_task_of_one_rank_leaves_while_the_others_step_on(
+    ranks: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    assert sorted(job for rank in ranks for job in rank["resident"]["withdrawn"]) == ["own0"]
+    (found,) = (rank["resident"]["own1"] for rank in ranks if "own1" in rank["resident"])
+    assert torch.allclose(found["tokens"], alone["own1"]["tokens"], rtol=0, atol=1e-5)
 
 
 def test_a_shared_task_fails_on_all_ranks_for_the_same_reason(ranks: list[dict[str, Any]]) -> None:
