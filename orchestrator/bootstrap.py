@@ -7,9 +7,9 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
     from orchestrator.domain.gang import GangLauncher
     from orchestrator.registry.base_model_registry import BaseModelRegistry
     from orchestrator.registry.database import Database
+    from orchestrator.registry.gang_book import GangBook
     from orchestrator.registry.job_queue import JobQueue
+    from orchestrator.registry.leadership import Leadership
     from orchestrator.registry.outbox import Outbox
     from orchestrator.registry.prompt_registry import PromptRegistry
     from orchestrator.scheduling.controller import Controller
+    from orchestrator.scheduling.gang_plan import Limits
     from orchestrator.scheduling.shard_plan import ShardPlan
     from orchestrator.tracking.mlflow_mirror import MlflowMirror
     from orchestrator.training.worker import WorkerOptions
+
+
+#: Leases after which a worker that is not heard of is replaced.
+SILENT_LEASES = 5
 
 
 class Parts:
@@ -48,6 +55,18 @@ class Parts:
         from orchestrator.registry.job_queue import JobQueue
 
         return JobQueue(self.database)
+
+    @cached_property
+    def leadership(self) -> "Leadership":
+        from orchestrator.registry.leadership import Leadership
+
+        return Leadership(self.database)
+
+    @cached_property
+    def gangs(self) -> "GangBook":
+        from orchestrator.registry.gang_book import GangBook
+
+        return GangBook(self.database)
 
     @cached_property
     def prompts(self) -> "PromptRegistry":
@@ -102,34 +121,66 @@ class Parts:
 
         return connected(self.settings.ray_address, self.settings.num_workers, log)
 
-    def controller(self) -> "Controller":
-        """A controller on the Ray cluster that is up."""
-        from orchestrator.scheduling.controller import Controller
+    @contextmanager
+    def controller(self, log: Path) -> Iterator["Controller"]:
+        """A controller. Ray is joined or started with its first gang, and its noise goes to `log`;
+        on the way out unfinished jobs go back to the queue, and Ray is left."""
+        from orchestrator.scheduling.controller import Cluster, Controller, ControllerOptions
+        from orchestrator.scheduling.gang_keeper import Ledger
         from orchestrator.training.gang import RayGangLauncher
 
         settings = self.settings
-        launcher = RayGangLauncher(
-            bases=settings.bases,
-            artifact_url=self.artifacts.url,
-            logs=settings.logs,
-            storage=settings.home / "ray",
-            options=self._worker_options(),
-        )
-        return Controller(
-            self.jobs,
-            self.prompts,
-            launcher,
-            holder=_holder(),
-            actor=self.actor,
-            lease_s=settings.lease_s,
+        with ExitStack() as up:
+
+            @cache
+            def connect() -> None:
+                up.enter_context(self.cluster(log))
+
+            launcher = RayGangLauncher(
+                bases=settings.bases,
+                artifact_url=self.artifacts.url,
+                logs=settings.logs,
+                storage=settings.home / "ray",
+                options=self._worker_options(),
+                connect=connect,
+            )
+            ledger = Ledger(
+                queue=self.jobs,
+                registry=self.prompts,
+                book=self.gangs,
+                discard=self.artifacts.discard,
+                actor=self.actor,
+                lease_s=settings.lease_s,
+                now=time.monotonic,
+            )
+            cluster = Cluster(
+                launcher, connect, self._planner(launcher), self._verified_max_length, _is_dead
+            )
+            options = ControllerOptions(
+                holder=_holder(),
+                limits=self._limits(),
+                code_version=code_version(),
+                min_workers=settings.min_workers,
+                start_timeout_s=settings.start_timeout_s,
+            )
+            controller = Controller(ledger, self.leadership, cluster, options)
+            try:
+                yield controller
+            finally:
+                controller.stop()
+
+    def _limits(self) -> "Limits":
+        from orchestrator.scheduling.gang_plan import Limits
+
+        settings = self.settings
+        return Limits(
             num_workers=settings.num_workers,
+            gang_workers=settings.gang_workers,
+            step_positions=settings.step_positions,
+            grow_positions=settings.grow_positions,
+            turn_s=settings.gang_turn_s,
+            idle_s=settings.gang_idle_s,
             zero_stage=None if settings.zero_stage == "auto" else settings.zero_stage,
-            plan=self._planner(launcher),
-            code_version=code_version(),
-            max_length=self._verified_max_length,
-            discard=self.artifacts.discard,
-            is_dead=_is_dead,
-            now=time.monotonic,
         )
 
     def _worker_options(self) -> "WorkerOptions":
@@ -139,6 +190,7 @@ class Parts:
         return WorkerOptions(
             num_threads=self.threads_per_worker,
             checkpoint_s=settings.checkpoint_s,
+            silence_s=SILENT_LEASES * settings.lease_s,
             max_positions=settings.max_positions,
             context_memory_bytes=settings.context_memory_mb << 20,
             context_disk_bytes=settings.context_disk_mb << 20,

@@ -6,7 +6,9 @@ file. Who wants to speak to the user meanwhile keeps a copy of stderr from befor
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,22 +33,26 @@ def connected(address: str | None, num_workers: int, log: Path) -> Iterator[None
 
     Raises TuttiError when it cannot; leaves the cluster (and ends one it started) on the way out.
     """
+    if not address:  # else Ray takes 127.0.0.1 for the machine's outer address (ray#59110)
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     with output_to(log):
         try:
-            if address:
-                ray.init(address=address, log_to_driver=False, namespace="tutti")
-            else:
-                ray.init(
-                    num_cpus=max(os.cpu_count() or 1, num_workers),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    namespace="tutti",
-                    _node_ip_address="127.0.0.1",
-                )
+            with _own_sigterm():
+                if address:
+                    ray.init(address=address, log_to_driver=False, namespace="tutti")
+                else:
+                    ray.init(
+                        address="local",
+                        num_cpus=max(os.cpu_count() or 1, num_workers),
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        namespace="tutti",
+                        _node_ip_address="127.0.0.1",
+                    )
         except Exception as error:  # Ray raises many kinds; each means there is no cluster
             where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise TuttiError(
@@ -57,6 +63,15 @@ def connected(address: str | None, num_workers: int, log: Path) -> Iterator[None
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's own answer to SIGTERM, if it has one: ray.init replaces it by an exit."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -50,7 +50,20 @@ class Settings(BaseModel):
     artifact_url: str
     #: A Ray cluster to join (`host:port`, `ray://...`, `auto`); None starts one here.
     ray_address: str | None = None
+    #: Workers of the cluster, for all gangs together; of a gang at most; and how few of them a gang
+    #: may go on with.
     num_workers: int = Field(2, ge=1, le=4096)
+    gang_workers: int = Field(16, ge=1, le=4096)
+    min_workers: int = Field(1, ge=1, le=4096)
+    #: Positions of one step on a worker: what it takes of jobs at a time, and at how many of them
+    #: a free worker is rather given a gang of its own.
+    step_positions: int = Field(8_192, ge=16)
+    grow_positions: int = Field(4_096, ge=16)
+    #: Seconds a gang without work stays up, and its turn while jobs that need another one wait.
+    gang_idle_s: float = Field(60.0, ge=0)
+    gang_turn_s: float = Field(300.0, ge=0)
+    #: Seconds that one stage of a gang's start may take.
+    start_timeout_s: float = Field(600.0, gt=0)
     #: DeepSpeed's stage where a spec says nothing; `auto` goes by the base's size.
     zero_stage: Annotated[Literal["auto", 0, 3], BeforeValidator(_number)] = "auto"
     #: Memory of a device that workers share, for `auto`: a machine's, or a GPU's. None: measured.

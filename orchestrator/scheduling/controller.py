@@ -1,282 +1,266 @@
-"""The controller: carries out the plan, one `step()` at a time. The only writer of job states.
+"""The controller: carries out the plan, one `step()` at a time.
 
-Recovery is the normal path: a step first takes back jobs whose holder is gone, and starts on what
-it finds, whether the database is new or a controller was killed a moment ago.
+Several may run on one database: one leads, that is, plans and starts gangs; each looks after the
+gangs it has started. Recovery is the normal path: a step first writes down what gangs told, takes
+back jobs whose holder is gone, and plans on what it finds, whether the database is new or a
+controller was killed a moment ago.
 """
 
+import logging
+import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.domain.errors import IntegrityError, InvalidInput, StaleLease, TuttiError
-from orchestrator.domain.gang import (
-    Gang,
-    GangEvent,
-    GangLauncher,
-    GangOrder,
-    StageReached,
-    TaskCheckpointed,
-    TaskFailed,
-    TaskFinished,
-    TaskOrder,
-    TaskProgress,
+from orchestrator.domain.errors import StaleLease, TuttiError
+from orchestrator.domain.gang import GangLauncher, GangOrder
+from orchestrator.domain.job import Fault
+from orchestrator.registry.errors import DatabaseUnavailable
+from orchestrator.registry.leadership import Leadership
+from orchestrator.scheduling.gang_keeper import Counters, GangKeeper, Ledger
+from orchestrator.scheduling.gang_plan import (
+    AdmitJobs,
+    CloseGang,
+    Decision,
+    GangKey,
+    Limits,
+    StartGang,
+    plan,
 )
-from orchestrator.domain.job import Job, Lease
-from orchestrator.registry.completion import Completion
-from orchestrator.registry.job_queue import JobQueue
-from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.gang_plan import GangKey, assign_ranks, group_jobs, num_ranks
 from orchestrator.scheduling.shard_plan import ShardPlan
 
-MAX_ATTEMPTS = 3  # not counting those a user stopped
 STOPPED = "the controller was stopped"
 HEARTBEATS_PER_LEASE = 6
-MAX_HEARTBEAT_S = 2.0  # so that `tutti jobs list` elsewhere is up to date
+MAX_HEARTBEAT_S = 1.0  # so that who looks on is up to date
+#: Planning takes at most this part of the controller's time.
+PLANNING_PART = 0.1
+MAX_LAUNCH_FAILURES = 3
+logger = logging.getLogger("tutti.controller")
 
 
-@dataclass
-class _RunningGang:
-    gang: Gang
-    order: GangOrder
-    leases: dict[str, Lease]
-    jobs: dict[str, Job]
-    checkpoints: dict[str, str]
-    next_heartbeat: float
+@dataclass(frozen=True)
+class ControllerOptions:
+    """`holder` names this process in leases. `min_workers` is how few workers a gang may go on
+    with; `start_timeout_s` is for one stage of a gang's start."""
+
+    holder: str
+    limits: Limits
+    code_version: str
+    min_workers: int = 1
+    start_timeout_s: float = 600.0
 
 
-@dataclass
-class Watch:
-    """What an observer sees of the controller: the latest of every job it has touched."""
+@dataclass(frozen=True)
+class Cluster:
+    """What the controller asks of the world. `connect` makes sure of a cluster to launch on (or
+    raises TuttiError), `shard` plans how a base is held (fingerprint, stage asked for, workers that
+    would hold it whole), `is_dead` knows holders that are gone for certain."""
 
-    progress: dict[str, TaskProgress] = field(default_factory=dict)
-    completions: dict[str, Completion] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    stages: dict[int, str] = field(default_factory=dict)
+    launcher: GangLauncher
+    connect: Callable[[], None]
+    shard: Callable[[str, int | None, int], ShardPlan]
+    max_length: Callable[[str], int]
+    is_dead: Callable[[str], bool]
+    pause: Callable[[float], None] = field(default=time.sleep)
 
 
 class Controller:
-    """Runs queued jobs in gangs. `holder` names this process in leases; `now` is a monotonic
-    clock, used for pacing alone (leases live by the database's time). `zero_stage` is for specs
-    that say nothing; `plan` says how a base is held, given the stage that is asked for, if
-    any, and the number of workers that would hold it whole."""
+    """Runs queued jobs in gangs."""
 
     def __init__(
-        self,
-        queue: JobQueue,
-        registry: PromptRegistry,
-        launcher: GangLauncher,
-        *,
-        holder: str,
-        actor: str,
-        lease_s: float,
-        num_workers: int,
-        zero_stage: int | None,
-        plan: Callable[[str, int | None, int], ShardPlan],
-        code_version: str,
-        max_length: Callable[[str], int],
-        discard: Callable[[str], None],
-        is_dead: Callable[[str], bool],
-        now: Callable[[], float],
+        self, ledger: Ledger, leadership: Leadership, cluster: Cluster, options: ControllerOptions
     ) -> None:
-        self._queue, self._registry, self._launcher = queue, registry, launcher
-        self._holder, self._actor, self._lease_s = holder, actor, lease_s
-        self._num_workers, self._zero_stage, self._plan = num_workers, zero_stage, plan
-        self._code_version, self._max_length = code_version, max_length
-        self._discard, self._is_dead, self._now = discard, is_dead, now
-        self._running: list[_RunningGang] = []
-        self.watch = Watch()
+        self._ledger, self._leadership = ledger, leadership
+        self._cluster, self._options = cluster, options
+        self._keepers: list[GangKeeper] = []
+        self._next_beat = self._next_plan = ledger.now()
+        self._launch_failures = 0
+        self.is_leading = False
+        self.leader: str | None = None
+        self.database_error: str | None = None
+
+    @property
+    def counters(self) -> Counters:
+        return self._ledger.counters
+
+    @property
+    def num_gangs(self) -> int:
+        return len(self._keepers)
 
     @property
     def is_idle(self) -> bool:
-        """No gang is up."""
-        return not self._running
+        """No job is held, and nothing is left to write down."""
+        return all(keeper.is_idle for keeper in self._keepers)
 
     def step(self, admits: bool = True) -> None:
-        """Take back lost jobs, hear the gangs, and start what is queued (if it `admits`)."""
-        self._queue.reclaim(self._is_dead)
-        for running in list(self._running):
-            self._hear(running)
-        if admits and self.is_idle:
-            self._start_next()
-
-    def stop(self) -> None:
-        """End all gangs; their unfinished jobs go back to the queue."""
-        for running in list(self._running):
-            running.gang.stop()
-            self._take(running, running.gang.poll().events)  # what finished meanwhile is kept
-            for lease in running.leases.values():
-                self._release(lease, STOPPED)
-        self._running.clear()
-
-    def _start_next(self) -> None:
-        """Start the first gang of the plan. Two at once would share the machine's cores."""
-        groups = group_jobs(self._queue.queued(), self._zero_stage)
-        for key, jobs in groups.items():
-            if self._start(key, jobs):
-                return
-
-    def _start(self, key: GangKey, jobs: Sequence[Job]) -> bool:
-        leases = {
-            job.id: lease
-            for job in jobs
-            if (lease := self._queue.claim(job.id, self._holder, self._lease_s)) is not None
-        }
-        claimed = {job.id: job for job in jobs if job.id in leases}
-        if not claimed:
-            return False
-        for lease in leases.values():
-            self._queue.start(lease)
+        """Hear the gangs, write down what they told, take back lost jobs, and start what is queued
+        (if it `admits`). A database that is away is waited for; a cluster that is raises."""
+        for keeper in self._keepers:
+            keeper.hear()
         try:
-            order = self._order(key, list(claimed.values()), leases)
-            gang = self._launcher.launch(order)
-        except TuttiError as error:
-            for job_id, lease in leases.items():
-                self._fail(job_id, lease, str(error))
-            return True
-        kept = {job.id: job.checkpoint for job in claimed.values() if job.checkpoint}
-        self._running.append(
-            _RunningGang(gang, order, leases, claimed, kept, self._next_heartbeat())
-        )
+            self._write_down()
+            if self._beats():
+                self._recover()
+            if admits and self.is_leading and self._ledger.now() >= self._next_plan:
+                self._carry_out_plan()
+            self.database_error = None
+        except DatabaseUnavailable as error:
+            if self.database_error is None:
+                logger.warning("the database is away", extra={"error": str(error)})
+            self.database_error = str(error)
+        for keeper in self._keepers:
+            keeper.guard(self._options.start_timeout_s)
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """End all gangs at their next step boundaries; unfinished jobs go back to the queue with
+        their checkpoints. Another controller may lead at once."""
+        for keeper in self._keepers:
+            keeper.drain(STOPPED)
+        deadline = self._ledger.now() + timeout_s
+        while not self.is_idle and self._ledger.now() < deadline:
+            self.step(admits=False)
+            self._cluster.pause(0.05)
+        for keeper in self._keepers:
+            keeper.gang.stop(timeout_s=10.0)
+            keeper.hear()
+        try:
+            self._write_down()
+            for keeper in self._keepers:
+                keeper.bury()
+            self._leadership.resign(self._options.holder)
+        except DatabaseUnavailable as error:  # the leases end by themselves
+            logger.warning("the database is away", extra={"error": str(error)})
+        self._keepers.clear()
+        self.is_leading = False
+
+    def _write_down(self) -> None:
+        for keeper in list(self._keepers):
+            keeper.settle()
+            if keeper.is_over:
+                keeper.bury()
+                self._keepers.remove(keeper)
+
+    def _beats(self) -> bool:
+        """Lead, or go on leading, and renew all leases, if it is time."""
+        if self._ledger.now() < self._next_beat:
+            return False
+        interval = min(self._ledger.lease_s / HEARTBEATS_PER_LEASE, MAX_HEARTBEAT_S)
+        self._next_beat = self._ledger.now() + interval
+        for keeper in self._keepers:
+            keeper.beat()
+        self._lead()
         return True
 
-    def _order(self, key: GangKey, jobs: Sequence[Job], leases: dict[str, Lease]) -> GangOrder:
-        fingerprint, zero_stage = key
-        orders = [
-            TaskOrder(
-                job.id,
-                job.submission.spec,
-                job.submission.datasets,
-                fingerprint,
-                job.submission.num_positions,
-                job.checkpoint,
-            )
-            for job in jobs
-        ]
-        plan = self._plan(fingerprint, zero_stage, num_ranks(self._num_workers, orders, 0))
-        name = f"gang-{jobs[0].id[:8]}-{leases[jobs[0].id].epoch}"
+    def _lead(self) -> None:
+        holder = self._options.holder
+        term = self._leadership.lead(holder, self._ledger.lease_s, self._cluster.is_dead)
+        if (term is not None) != self.is_leading:
+            logger.info("leads" if term else "leads no more", extra={"term": term})
+        self.is_leading = term is not None
+        if self.is_leading:
+            self.leader = holder
+        else:
+            leader = self._leadership.leader()
+            self.leader = leader.holder if leader else None
+
+    def _recover(self) -> None:
+        """What a leader puts right: jobs and gangs whose holder is gone, jobs that wait in vain."""
+        if not self.is_leading:
+            return
+        queue = self._ledger.queue
+        for job in queue.reclaim(self._cluster.is_dead):
+            self.counters.lease_expiries += 1
+            for keeper in self._keepers:
+                keeper.lose(job.id, "its lease has ended")
+        queue.settle_dependents()
+        self._ledger.book.bury(self._cluster.is_dead, self._ledger.lease_s)
+
+    def _carry_out_plan(self) -> None:
+        started = time.perf_counter()
+        decisions = self._plan()
+        spent = time.perf_counter() - started
+        self._next_plan = self._ledger.now() + spent / PLANNING_PART
+        for decision in decisions:
+            self._carry_out(decision)
+
+    def _plan(self) -> list[Decision]:
+        queue = self._ledger.queue
+        gangs = [keeper.view() for keeper in self._keepers]
+        ready = queue.ready()
+        held = queue.held() if ready or gangs else []
+        limits = self._options.limits
+        return plan(ready, held, queue.quotas(), gangs, limits, queue.now())
+
+    def _carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, StartGang):
+            self._start(decision)
+            return
+        keeper = next(each for each in self._keepers if each.order.name == decision.gang)
+        if isinstance(decision, AdmitJobs):
+            self._admit(keeper, decision.job_ids)
+        elif isinstance(decision, CloseGang):
+            keeper.close(decision.reason)
+        else:
+            keeper.drain(decision.reason)
+
+    def _start(self, decision: StartGang) -> None:
+        try:
+            order = self._order(decision.key, decision.num_workers)
+        except DatabaseUnavailable:
+            raise
+        except TuttiError as error:  # a base that is gone, or fits nowhere
+            self._fail(decision.job_ids, str(error))
+            return
+        self._cluster.connect()
+        try:
+            gang = self._cluster.launcher.launch(order)
+        except Exception as error:  # Ray raises many kinds; each means the cluster does not take it
+            self._launch_failures += 1
+            self._next_plan = self._ledger.now() + 5.0
+            logger.error("gang cannot be started", extra={"error": repr(error)})
+            if self._launch_failures >= MAX_LAUNCH_FAILURES:
+                raise TuttiError(f"no gang can be started on the Ray cluster: {error}") from error
+            return
+        self._launch_failures = 0
+        logger.info("gang is started", extra={"gang": order.name, "sharding": order.sharding})
+        keeper = GangKeeper(gang, order, decision.key, self._ledger)
+        self._keepers.append(keeper)
+        self._ledger.book.open(order, self._options.holder)
+        self._admit(keeper, decision.job_ids)
+
+    def _order(self, key: GangKey, num_workers: int) -> GangOrder:
+        sharding = self._cluster.shard(key.base_fingerprint, key.zero_stage, num_workers)
+        if sharding.zero_stage == 3:  # the more hold it, the less each holds
+            limits = self._options.limits
+            taken = sum(keeper.order.max_workers for keeper in self._keepers)
+            num_workers = max(num_workers, limits.num_workers - taken)
         return GangOrder(
-            name=name,
-            base_fingerprint=fingerprint,
-            max_length=self._max_length(fingerprint),
-            code_version=self._code_version,
-            zero_stage=plan.zero_stage,
-            ranks=assign_ranks(orders, num_ranks(self._num_workers, orders, plan.zero_stage)),
-            offload=plan.offload,
-            sharding=plan.reason,
+            name=f"gang-{secrets.token_hex(4)}",
+            base_fingerprint=key.base_fingerprint,
+            max_length=self._cluster.max_length(key.base_fingerprint),
+            code_version=self._options.code_version,
+            zero_stage=sharding.zero_stage,
+            min_workers=min(self._options.min_workers, num_workers),
+            max_workers=num_workers,
+            offload=sharding.offload,
+            sharding=sharding.reason,
+            shares_rows=key.shares_rows,
         )
 
-    def _hear(self, running: _RunningGang) -> None:
-        status = running.gang.poll()
-        self._take(running, status.events)
-        if self._now() >= running.next_heartbeat:
-            self._beat(running)
-        if not status.is_running:
-            self._bury(running, status.error or "the gang ended before the job did")
+    def _admit(self, keeper: GangKeeper, job_ids: Sequence[str]) -> None:
+        name, lease_s = keeper.order.name, self._ledger.lease_s
+        claimed = self._ledger.queue.claim(job_ids, self._options.holder, lease_s, name)
+        logger.info("jobs are admitted", extra={"gang": name, "jobs": list(claimed)})
+        if claimed:
+            keeper.admit(claimed)
 
-    def _take(self, running: _RunningGang, events: Sequence[GangEvent]) -> None:
-        for event in events:
-            if isinstance(event, StageReached):
-                self.watch.stages[event.rank] = event.stage
-            elif isinstance(event, TaskProgress):
-                self.watch.progress[event.job_id] = event
-            elif isinstance(event, TaskCheckpointed):
-                self._keep(running, event)
-            else:
-                self._end(running, event)
-
-    def _keep(self, running: _RunningGang, event: TaskCheckpointed) -> None:
-        """Write a checkpoint down; the one before it is of no use any more."""
-        lease = running.leases.get(event.job_id)
-        if lease is None:
-            self._discard(event.digest)
-            return
-        try:
-            self._queue.checkpoint(lease, event.digest)
-        except StaleLease as error:
-            self._lose(running, event.job_id, error)
-            self._discard(event.digest)
-        else:
-            superseded = running.checkpoints.get(event.job_id, event.digest)
-            running.checkpoints[event.job_id] = event.digest
-            if superseded != event.digest:
-                self._discard(superseded)
-
-    def _end(self, running: _RunningGang, event: TaskFinished | TaskFailed) -> None:
-        lease = running.leases.pop(event.job_id, None)
-        if lease is None:
-            return
-        if isinstance(event, TaskFailed):
-            is_ended = self._fail(event.job_id, lease, event.reason)
-        else:
-            is_ended = self._complete(running, event, lease)
-        if is_ended and event.job_id in running.checkpoints:
-            self._discard(running.checkpoints.pop(event.job_id))
-
-    def _complete(self, running: _RunningGang, event: TaskFinished, lease: Lease) -> bool:
-        """Register a result; False where the job is another holder's by now."""
-        try:
-            spec = running.jobs[event.job_id].submission.spec
-            lease = self._renew(lease)
-            completion = self._registry.complete(lease, event.trained, spec.promote, self._actor)
-        except StaleLease as error:
-            self.watch.failures[event.job_id] = str(error)
-            return False
-        except (InvalidInput, IntegrityError) as error:  # a result that no version can be made of
-            return self._fail(event.job_id, lease, str(error))
-        self.watch.completions[event.job_id] = completion
-        return True
-
-    def _beat(self, running: _RunningGang) -> None:
-        running.next_heartbeat = self._next_heartbeat()
-        for job_id, lease in list(running.leases.items()):
+    def _fail(self, job_ids: Sequence[str], reason: str) -> None:
+        """Fail jobs that no gang can be started for."""
+        queue = self._ledger.queue
+        claimed = queue.claim(job_ids, self._options.holder, self._ledger.lease_s, "")
+        for _, lease in claimed.values():
             try:
-                running.leases[job_id] = self._renew(lease)
-            except StaleLease as error:
-                self._lose(running, job_id, error)
-
-    def _lose(self, running: _RunningGang, job_id: str, error: StaleLease) -> None:
-        """Another holder has the job: what this gang does for it counts no more."""
-        running.leases.pop(job_id)
-        self.watch.failures[job_id] = str(error)
-
-    def _renew(self, lease: Lease) -> Lease:
-        """Extend a lease, and write down how far its job has come."""
-        progress = self.watch.progress.get(lease.job_id)
-        if progress is None:
-            return self._queue.heartbeat(lease, self._lease_s)
-        shown = {
-            "step": progress.step,
-            "num_steps": progress.num_steps,
-            "loss": progress.loss,
-            "best": progress.best,
-            "stage": progress.stage,
-        }
-        return self._queue.heartbeat(lease, self._lease_s, shown)
-
-    def _next_heartbeat(self) -> float:
-        return self._now() + min(self._lease_s / HEARTBEATS_PER_LEASE, MAX_HEARTBEAT_S)
-
-    def _bury(self, running: _RunningGang, error: str) -> None:
-        """A gang is over: what it left undone is tried again, up to MAX_ATTEMPTS times in all."""
-        self._running.remove(running)
-        for job_id, lease in running.leases.items():
-            attempts = self._queue.attempts(job_id)
-            if sum(attempt.cause != STOPPED for attempt in attempts) >= MAX_ATTEMPTS:
-                self._fail(job_id, lease, f"{error} (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})")
-            else:
-                self._release(lease, error)
-
-    def _fail(self, job_id: str, lease: Lease, reason: str) -> bool:
-        """End a job as failed; False where it is another holder's by now."""
-        self.watch.failures[job_id] = reason
-        try:
-            self._queue.fail(lease, reason)
-        except StaleLease as error:
-            self.watch.failures[job_id] = str(error)
-            return False
-        return True
-
-    def _release(self, lease: Lease, cause: str) -> None:
-        try:
-            self._queue.release(lease, cause)
-        except StaleLease:
-            return  # another holder has it; nothing is ours to give back
+                queue.fail(lease, reason, Fault.USER)
+            except StaleLease:
+                continue
+            self.counters.failures += 1

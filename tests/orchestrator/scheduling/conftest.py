@@ -1,8 +1,8 @@
 """A real registry on SQLite, and gangs that live in memory and do what a test tells them."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,26 @@ from orchestrator.domain.gang import (
     GangOrder,
     GangStatus,
     Node,
+    TaskAdmitted,
     TaskCheckpointed,
     TaskFailed,
     TaskFinished,
     TaskOrder,
     TaskProgress,
+    TaskWithdrawn,
 )
-from orchestrator.domain.job import Job, Submission
+from orchestrator.domain.job import Job, JobOptions, Submission
 from orchestrator.domain.prompt_version import Artifact, Lineage, TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.registry import migrate
 from orchestrator.registry.database import Database
+from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
+from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.controller import Controller
+from orchestrator.scheduling.controller import Cluster, Controller, ControllerOptions
+from orchestrator.scheduling.gang_keeper import Ledger
+from orchestrator.scheduling.gang_plan import Limits
 from orchestrator.scheduling.shard_plan import ShardPlan
 
 BASE = digest_json("base")
@@ -73,45 +79,82 @@ def trained(order: TaskOrder, accuracy: float = 0.75, **lineage: Any) -> Trained
 
 @dataclass
 class MemoryGang:
-    """A gang whose workers are the test: it says what happened, and the controller hears it."""
+    """A gang whose workers are the test: it says what happened, and the controller hears it.
+
+    Tasks that are withdrawn leave at once, unless the gang `is_deaf`.
+    """
 
     order: GangOrder
     events: list[GangEvent] = field(default_factory=list)
     is_running: bool = True
     error: str | None = None
-    is_stopped: bool = False
+    is_deaf: bool = False
+    is_killed: bool = False
+    silent_s: dict[str, float] = field(default_factory=dict)
+    stage: str | None = None
+    stage_s: float = 0.0
+    orders: list[TaskOrder] = field(default_factory=list)
+    withdrawn: list[tuple[str, int, bool]] = field(default_factory=list)
+
+    def admit(self, orders: Sequence[TaskOrder]) -> None:
+        self.orders.extend(orders)
+        self.events += [TaskAdmitted(each.job_id, each.epoch, 0) for each in orders]
+
+    def withdraw(self, job_id: str, epoch: int, keeps: bool) -> None:
+        self.withdrawn.append((job_id, epoch, keeps))
+        if not self.is_deaf:
+            self.events.append(TaskWithdrawn(job_id, epoch, 5))
 
     def poll(self) -> GangStatus:
         events, self.events = tuple(self.events), []
-        return GangStatus(events, self.is_running, self.error)
+        return GangStatus(
+            events,
+            self.is_running,
+            self.error,
+            num_workers=self.order.max_workers,
+            silent_s=dict(self.silent_s),
+            stage=self.stage,
+            stage_s=self.stage_s,
+        )
 
-    def stop(self) -> None:
-        self.is_running, self.is_stopped = False, True
+    def finish(self) -> None:
+        self.is_running = False
+
+    def stop(self, timeout_s: float) -> None:
+        self.is_running = False
+
+    def kill(self) -> None:
+        self.is_running, self.is_killed = False, True
 
     def order_of(self, task: str) -> TaskOrder:
-        return next(order for order in self.order.orders if order.spec.task == task)
+        return [order for order in self.orders if order.spec.task == task][-1]
 
     @property
     def tasks(self) -> list[str]:
-        return sorted(order.spec.task for order in self.order.orders)
+        return sorted(order.spec.task for order in self.orders)
 
-    def finish(self, *tasks: str, accuracy: float = 0.75, **lineage: Any) -> None:
+    def train(self, *tasks: str, accuracy: float = 0.75, **lineage: Any) -> None:
         """Tell that tasks are trained (all of them by default)."""
         for task in tasks or self.tasks:
             order = self.order_of(task)
-            self.events.append(TaskFinished(order.job_id, trained(order, accuracy, **lineage)))
+            result = trained(order, accuracy, **lineage)
+            self.events.append(TaskFinished(order.job_id, result, order.epoch))
 
     def fail(self, task: str, reason: str) -> None:
-        self.events.append(TaskFailed(self.order_of(task).job_id, reason))
+        order = self.order_of(task)
+        self.events.append(TaskFailed(order.job_id, reason, order.epoch))
 
-    def progress(self, task: str, step: int) -> None:
-        self.events.append(TaskProgress(self.order_of(task).job_id, step, 100, 0.5, 0.25))
+    def progress(self, task: str, step: int, seconds: float = 1.0) -> None:
+        order = self.order_of(task)
+        self.events.append(
+            TaskProgress(order.job_id, step, 100, 0.5, 0.25, seconds, epoch=order.epoch)
+        )
 
     def checkpoint(self, task: str, step: int) -> str:
         """Tell that a task's state is stored; returns its digest."""
-        job_id = self.order_of(task).job_id
-        digest = digest_json([job_id, step])
-        self.events.append(TaskCheckpointed(job_id, step, digest))
+        order = self.order_of(task)
+        digest = digest_json([order.job_id, order.epoch, step])
+        self.events.append(TaskCheckpointed(order.job_id, step, digest, order.epoch))
         return digest
 
     def end(self, error: str | None = None) -> None:
@@ -192,24 +235,59 @@ def plan_as_asked(fingerprint: str, zero_stage: int | None, num_whole: int) -> S
 
 
 @pytest.fixture
+def leadership(database: Database) -> Leadership:
+    return Leadership(database)
+
+
+@pytest.fixture
+def book(database: Database) -> GangBook:
+    return GangBook(database)
+
+
+@pytest.fixture
+def discarded() -> list[str]:
+    """Digests of the artifacts that were thrown away."""
+    return []
+
+
+@pytest.fixture
 def make_controller(
-    queue: JobQueue, registry: PromptRegistry, launcher: MemoryLauncher, clock: Clock
+    queue: JobQueue,
+    registry: PromptRegistry,
+    book: GangBook,
+    leadership: Leadership,
+    launcher: MemoryLauncher,
+    clock: Clock,
+    discarded: list[str],
 ) -> Callable[..., Controller]:
     def make(**changes: Any) -> Controller:
-        arguments: dict[str, Any] = {
-            "holder": "host:1:1",
-            "actor": "ann",
-            "lease_s": LEASE_S,
-            "num_workers": 2,
-            "zero_stage": 0,
-            "plan": plan_as_asked,
-            "code_version": "0.1.0",
-            "max_length": lambda fingerprint: 256,
-            "discard": lambda digest: None,
-            "is_dead": lambda holder: False,
-            "now": clock,
-        }
-        return Controller(queue, registry, launcher, **{**arguments, **changes})
+        def given(kind: type, **values: Any) -> Any:
+            """A `kind` of `values`, with those of the changes that are its fields."""
+            own = {field.name for field in fields(kind)}
+            return kind(**{**values, **{k: v for k, v in changes.items() if k in own}})
+
+        ledger = given(
+            Ledger,
+            queue=queue,
+            registry=registry,
+            book=book,
+            discard=discarded.append,
+            actor="ann",
+            lease_s=LEASE_S,
+            now=clock,
+        )
+        cluster = given(
+            Cluster,
+            launcher=launcher,
+            connect=lambda: None,
+            shard=plan_as_asked,
+            max_length=lambda fingerprint: 256,
+            is_dead=lambda holder: False,
+            pause=lambda seconds: None,
+        )
+        limits = given(Limits, num_workers=2, zero_stage=0)
+        options = given(ControllerOptions, holder="host:1:1", limits=limits, code_version="0.1.0")
+        return Controller(ledger, leadership, cluster, options)
 
     return make
 
@@ -221,8 +299,11 @@ def controller(make_controller: Callable[..., Controller]) -> Controller:
 
 @pytest.fixture
 def submit(queue: JobQueue) -> Callable[..., Job]:
-    def submit_one(task: str = "colour", base: str = BASE, **changes: Any) -> Job:
-        job, is_new = queue.submit(submission(task, base, **changes), "ann")
+    def submit_one(
+        task: str = "colour", base: str = BASE, options: JobOptions | None = None, **changes: Any
+    ) -> Job:
+        asked = options or JobOptions()
+        job, is_new = queue.submit(submission(task, base, **changes), "ann", asked)
         assert is_new
         return job
 

@@ -1,19 +1,36 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.errors import IntegrityError, TuttiError
-from orchestrator.domain.gang import StageReached
-from orchestrator.domain.job import Job, JobState
+from orchestrator.domain.job import Fault, Job, JobOptions, JobState
+from orchestrator.registry.database import Database
+from orchestrator.registry.engine import transaction
+from orchestrator.registry.errors import DatabaseUnavailable
+from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.controller import MAX_ATTEMPTS, STOPPED, Controller
+from orchestrator.scheduling.controller import MAX_LAUNCH_FAILURES, STOPPED, Controller
+from orchestrator.scheduling.gang_keeper import DATABASE_AWAY
+from orchestrator.scheduling.gang_plan import Limits
 from orchestrator.scheduling.shard_plan import ShardPlan
 from tests.orchestrator.scheduling.conftest import BASE, LEASE_S, Clock, MemoryLauncher
 
 Submit = Callable[..., Job]
 MakeController = Callable[..., Controller]
+OTHER = "f" * 64
+
+
+def run(controller: Controller, clock: Clock, steps: int = 2) -> None:
+    """Let some time pass, with a heartbeat in each step."""
+    for _ in range(steps):
+        clock.now += 2.0
+        controller.step()
+
+
+# Gangs and their jobs
 
 
 def test_a_finished_task_is_registered_and_promoted(
@@ -22,343 +39,120 @@ def test_a_finished_task_is_registered_and_promoted(
     launcher: MemoryLauncher,
     queue: JobQueue,
     registry: PromptRegistry,
+    clock: Clock,
 ) -> None:
     job = submit("colour")
-    controller.step()
+    run(controller, clock)
     assert queue.get(job.id).state == JobState.RUNNING
-    launcher.gang.finish()
-    launcher.gang.end()
-    controller.step()
-
+    launcher.gang.train()
+    run(controller, clock, 1)
     done = queue.get(job.id)
     assert (done.state, done.version, done.error) == (JobState.SUCCEEDED, 1, None)
     (version,) = registry.list("colour")
     assert version.aliases == ("production",)
     assert version.lineage.job == job.id
-    assert controller.watch.completions[job.id].version == version
     assert controller.is_idle
     (move,) = registry.history("colour")
     assert (move.actor, move.gate) == ("ann", "accuracy >= 0.5")
+    assert (controller.counters.admissions, controller.counters.completions) == (1, 1)
 
 
-def test_a_refused_gate_keeps_the_version_and_says_why(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, registry: PromptRegistry
-) -> None:
-    job = submit("colour")
-    controller.step()
-    launcher.gang.finish(accuracy=0.25)
-    controller.step()
-    completion = controller.watch.completions[job.id]
-    assert completion.promotion is None
-    assert completion.refusals == ("accuracy >= 0.5 is false: 0.25 against 0.5",)
-    assert registry.list("colour")[0].aliases == ()
-
-
-def test_the_order_holds_everything_the_workers_need(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher
+def test_the_orders_hold_everything_the_workers_need(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
 ) -> None:
     jobs = [submit(task) for task in ("a", "b", "c")]
-    controller.step()
+    run(controller, clock, 1)
     order = launcher.gang.order
     assert (order.max_length, order.code_version, order.zero_stage) == (256, "0.1.0", 0)
-    assert len(order.ranks) == 2
-    assert {each.job_id for each in order.orders} == {job.id for job in jobs}
-    assert {each.num_positions for each in order.orders} == {96.0}
-    assert all(each.datasets == jobs[0].submission.datasets for each in order.orders)
-    assert order.name == f"gang-{jobs[0].id[:8]}-1"
+    assert (order.min_workers, order.max_workers, order.shares_rows) == (1, 2, False)
     assert order.sharding == "2 could hold it whole"
+    assert {each.job_id for each in launcher.gang.orders} == {job.id for job in jobs}
+    assert all(each.datasets == jobs[0].submission.datasets for each in launcher.gang.orders)
+    assert {each.epoch for each in launcher.gang.orders} == {1}
+    assert {queue.get(job.id).gang for job in jobs} == {order.name}
 
 
-def test_a_plan_is_asked_for_where_neither_spec_nor_setting_says_a_stage(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+def test_a_job_that_comes_later_joins_the_gang_that_is_up(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    submit("first")
+    run(controller, clock)
+    late = submit("late")
+    run(controller, clock)
+    assert len(launcher.gangs) == 1
+    assert launcher.gang.tasks == ["first", "late"]
+    assert queue.get(late.id).state == JobState.RUNNING
+
+
+def test_a_base_that_must_be_split_takes_all_workers(
+    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, clock: Clock
 ) -> None:
     asked: list[object] = []
 
-    def plan(*question: object) -> ShardPlan:
+    def shard(*question: object) -> ShardPlan:
         asked.append(question)
         return ShardPlan(3, "cpu", "it is large")
 
-    controller = make_controller(plan=plan, zero_stage=None, num_workers=4)
-    jobs = [submit("a"), submit("b"), submit("c", sharding={"zero_stage": 3})]
-    for _ in range(2):
-        controller.step()
-        launcher.gang.finish()
-        launcher.gang.end()
-        controller.step()
-    assert asked == [(BASE, None, 2), (BASE, 3, 1)]
-    order = launcher.gangs[0].order
+    controller = make_controller(shard=shard, limits=Limits(num_workers=4))
+    submit("a")
+    run(controller, clock, 1)
+    assert asked == [(BASE, None, 1)]
+    order = launcher.gang.order
     assert (order.zero_stage, order.offload, order.sharding) == (3, "cpu", "it is large")
-    assert len(order.ranks) == 4
-    assert all(queue.get(job.id).state == JobState.SUCCEEDED for job in jobs)
+    assert order.max_workers == 4
 
 
 def test_a_base_that_fits_nowhere_fails_its_jobs_and_no_others(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    def plan(fingerprint: str, zero_stage: int | None, num_whole: int) -> ShardPlan:
-        if fingerprint != BASE:
-            raise TuttiError("28 GB do not fit", "Use more machines.")
-        return ShardPlan(0, "none", "")
-
-    controller = make_controller(plan=plan, zero_stage=None)
-    large, small = submit("large", digest_json("large")), submit("small")
-    controller.step()
-    controller.step()
-    assert queue.get(large.id).error == "28 GB do not fit\n  Use more machines."
-    assert launcher.gang.tasks == ["small"]
-    assert queue.get(small.id).state == JobState.RUNNING
-
-
-def test_a_task_that_shares_its_rows_is_ordered_once_and_placed_on_every_rank(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher
-) -> None:
-    job = submit("a", sharding={"data_parallel": True})
-    controller.step()
-    order = launcher.gang.order
-    assert [[each.job_id for each in rank] for rank in order.ranks] == [[job.id]] * 2
-    assert [each.job_id for each in order.orders] == [job.id]
-
-
-def test_a_failed_task_fails_alone(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    good, bad = submit("good"), submit("bad")
-    controller.step()
-    launcher.gang.fail("bad", "the loss is not a finite number at step 3")
-    controller.step()
-    launcher.gang.finish("good")
-    launcher.gang.end()
-    controller.step()
-    assert queue.get(good.id).state == JobState.SUCCEEDED
-    failed = queue.get(bad.id)
-    assert failed.state == JobState.FAILED
-    assert failed.error == "the loss is not a finite number at step 3"
-    assert controller.watch.failures == {bad.id: failed.error}
-    assert [each.outcome for each in queue.attempts(bad.id)] == ["failed"]
-
-
-def test_a_gang_that_dies_gives_its_jobs_back_and_they_run_again(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    done, lost = submit("done"), submit("lost")
-    controller.step()
-    launcher.gang.finish("done")
-    launcher.gang.end("worker 1 was killed")
-    controller.step()
-    assert queue.get(done.id).state == JobState.SUCCEEDED
-    assert queue.get(lost.id).state == JobState.RUNNING
-    assert len(launcher.gangs) == 2
-    assert launcher.gang.tasks == ["lost"]
-    assert launcher.gang.order.name != launcher.gangs[0].order.name
-    first, _ = queue.attempts(lost.id)
-    assert (first.outcome, first.cause) == ("released", "worker 1 was killed")
-
-
-def test_a_job_whose_gangs_keep_dying_fails_with_the_cause(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    job = submit("colour")
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        controller.step()
-        assert len(launcher.gangs) == attempt
-        launcher.gang.end(f"out of memory {attempt}")
-    controller.step()
-    failed = queue.get(job.id)
-    assert failed.state == JobState.FAILED
-    assert failed.error == f"out of memory {MAX_ATTEMPTS} (attempt {MAX_ATTEMPTS} of 3)"
-    assert len(queue.attempts(job.id)) == MAX_ATTEMPTS
-    controller.step()
-    assert len(launcher.gangs) == MAX_ATTEMPTS
-
-
-def test_a_gang_that_ends_without_a_word_is_a_failed_attempt(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    job = submit("colour")
-    controller.step()
-    launcher.gang.end()
-    controller.step()
-    assert queue.attempts(job.id)[0].cause == "the gang ended before the job did"
-
-
-def test_a_stale_leases_completion_changes_nothing(
     make_controller: MakeController,
-    submit: Submit,
-    launcher: MemoryLauncher,
-    queue: JobQueue,
-    registry: PromptRegistry,
-) -> None:
-    job = submit("colour")
-    zombie = make_controller(holder="zombie:1:1")
-    zombie.step()
-    stale = launcher.gang
-    heir = make_controller(holder="heir:1:1", is_dead=lambda holder: holder == "zombie:1:1")
-    heir.step()
-    assert launcher.gang is not stale
-
-    stale.finish()
-    stale.end()
-    zombie.step()
-    assert registry.list() == []
-    assert queue.get(job.id).state == JobState.RUNNING
-    assert "may not write at epoch 1" in zombie.watch.failures[job.id]
-    assert zombie.watch.completions == {}
-
-    launcher.gang.finish()
-    heir.step()
-    assert queue.get(job.id).state == JobState.SUCCEEDED
-    assert len(registry.list()) == 1
-    assert [each.holder for each in queue.attempts(job.id)] == ["zombie:1:1", "heir:1:1"]
-
-
-@pytest.mark.parametrize("word", ["finish", "fail", "end"])
-def test_nothing_a_zombie_says_reaches_a_cancelled_job(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, word: str
-) -> None:
-    job = submit("colour")
-    controller.step()
-    queue.cancel(job.id)
-    if word == "fail":
-        launcher.gang.fail("colour", "broken")
-    else:
-        getattr(launcher.gang, word)()
-    controller.step()
-    assert queue.get(job.id).state == JobState.CANCELLED
-
-
-def test_a_job_that_was_taken_away_is_noticed_by_the_heartbeat(
-    controller: Controller,
     submit: Submit,
     launcher: MemoryLauncher,
     queue: JobQueue,
     clock: Clock,
 ) -> None:
-    job, other = submit("colour"), submit("other")
-    controller.step()
-    queue.cancel(job.id)
-    clock.now += LEASE_S
-    controller.step()
-    assert "the job is cancelled" in controller.watch.failures[job.id]
-    launcher.gang.finish()
-    controller.step()
-    assert queue.get(other.id).state == JobState.SUCCEEDED
-    assert queue.get(job.id).state == JobState.CANCELLED
+    def shard(fingerprint: str, zero_stage: int | None, num_whole: int) -> ShardPlan:
+        if fingerprint != BASE:
+            raise TuttiError("28 GB do not fit", "Use more machines.")
+        return ShardPlan(0, "none", "")
 
-
-def test_stop_puts_unfinished_jobs_back(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    done, lost = submit("done"), submit("lost")
-    controller.step()
-    launcher.gang.finish("done")
-    controller.stop()
-    assert launcher.gang.is_stopped
-    assert controller.is_idle
-    assert queue.get(done.id).state == JobState.SUCCEEDED
-    assert queue.get(lost.id).state == JobState.QUEUED
-    assert queue.attempts(lost.id)[0].cause == STOPPED
-
-
-def test_attempts_that_a_user_stopped_do_not_count(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    job = submit("colour")
-    for _ in range(MAX_ATTEMPTS + 1):
-        stopped = make_controller()
-        stopped.step()
-        stopped.stop()
-    controller = make_controller()
-    controller.step()
-    launcher.gang.end("killed")
-    controller.step()
-    assert queue.get(job.id).state == JobState.RUNNING
-
-
-def test_what_another_submitter_queued_is_run_as_well(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    queue.submit(submit("mine").submission, "ann")
-    submit("theirs")
-    controller.step()
-    assert launcher.gang.tasks == ["mine", "theirs"]
-
-
-def test_two_specs_of_a_task_run_one_after_the_other(
-    controller: Controller,
-    submit: Submit,
-    launcher: MemoryLauncher,
-    queue: JobQueue,
-    registry: PromptRegistry,
-) -> None:
-    first, second = (submit("colour", training={"seed": seed}) for seed in (1, 2))
-    controller.step()
-    assert [each.job_id for each in launcher.gang.order.orders] == [first.id]
-    assert queue.get(second.id).state == JobState.QUEUED
-    launcher.gang.finish()
-    launcher.gang.end()
-    controller.step()
-    assert [each.job_id for each in launcher.gang.order.orders] == [second.id]
-    launcher.gang.finish()
-    controller.step()
-    assert [version.number for version in registry.list("colour")] == [2, 1]
-    assert queue.get(second.id).version == 2
-
-
-def test_one_gang_is_up_at_a_time(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    submit("a")
-    other = submit("b", base="f" * 64)
-    controller.step()
-    controller.step()
-    assert len(launcher.gangs) == 1
-    launcher.gang.finish()
-    launcher.gang.end()
-    controller.step()
-    assert launcher.gang.order.base_fingerprint == "f" * 64
-    assert queue.get(other.id).state == JobState.RUNNING
-
-
-def test_a_controller_that_does_not_admit_starts_nothing(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher
-) -> None:
-    submit("a")
-    controller.step(admits=False)
-    assert launcher.gangs == []
-
-
-def test_nothing_queued_is_nothing_to_do(controller: Controller) -> None:
-    controller.step()
-    assert controller.is_idle
-
-
-def test_a_launch_that_is_refused_fails_the_jobs(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
-) -> None:
-    job = submit("colour")
-    launcher.refusal = TuttiError("the cluster is too small")
-    controller.step()
-    assert queue.get(job.id).state == JobState.FAILED
-    assert queue.get(job.id).error == "the cluster is too small"
-    assert controller.is_idle
+    controller = make_controller(shard=shard)
+    large, small = submit("large", digest_json("large")), submit("small")
+    run(controller, clock)
+    assert queue.get(large.id).state == JobState.FAILED
+    assert queue.get(large.id).error == "28 GB do not fit\n  Use more machines."
+    assert launcher.gang.tasks == ["small"]
+    assert queue.get(small.id).state == JobState.RUNNING
 
 
 def test_a_base_that_was_altered_fails_its_jobs_and_lets_others_run(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+    make_controller: MakeController, submit: Submit, queue: JobQueue, clock: Clock
 ) -> None:
-    broken, good = submit("broken", base="f" * 64), submit("good")
-
     def max_length(fingerprint: str) -> int:
-        if fingerprint == "f" * 64:
+        if fingerprint == OTHER:
             raise IntegrityError("the base model was altered", "Add it again.")
         return 256
 
-    controller = make_controller(max_length=max_length)
-    controller.step()
-    controller.step()
-    assert queue.get(broken.id).state == JobState.FAILED
+    broken, good = submit("broken", base=OTHER), submit("good")
+    run(make_controller(max_length=max_length), clock)
     assert "the base model was altered" in (queue.get(broken.id).error or "")
     assert queue.get(good.id).state == JobState.RUNNING
+
+
+def test_a_failed_task_fails_alone(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    good, bad = submit("good"), submit("bad")
+    run(controller, clock)
+    launcher.gang.fail("bad", "the loss is not a finite number at step 3")
+    launcher.gang.train("good")
+    run(controller, clock)
+    assert queue.get(good.id).state == JobState.SUCCEEDED
+    failed = queue.get(bad.id)
+    assert (failed.state, failed.error) == (
+        JobState.FAILED,
+        "the loss is not a finite number at step 3",
+    )
+    (attempt,) = queue.attempts(bad.id)
+    assert (attempt.outcome, attempt.fault) == ("failed", Fault.USER)
 
 
 @pytest.mark.parametrize(
@@ -373,150 +167,538 @@ def test_a_result_that_cannot_be_a_version_fails_its_job_alone(
     submit: Submit,
     launcher: MemoryLauncher,
     queue: JobQueue,
+    clock: Clock,
     accuracy: float,
     lineage: dict[str, str],
     reason: str,
 ) -> None:
     bad, good = submit("bad"), submit("good")
-    controller.step()
-    launcher.gang.finish("bad", accuracy=accuracy, **lineage)
-    launcher.gang.finish("good")
-    controller.step()
+    run(controller, clock)
+    launcher.gang.train("bad", accuracy=accuracy, **lineage)
+    launcher.gang.train("good")
+    run(controller, clock)
     assert queue.get(bad.id).state == JobState.FAILED
     assert reason in (queue.get(bad.id).error or "")
     assert queue.get(good.id).state == JobState.SUCCEEDED
 
 
-def test_progress_is_watched_at_once_and_written_with_the_heartbeat(
+def test_progress_is_written_with_the_heartbeat_and_at_the_end(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    launcher.gang.progress("colour", 7)
+    controller.step()
+    assert queue.get(job.id).progress == {}
+    run(controller, clock, 1)
+    told = queue.get(job.id).progress
+    assert (told["step"], told["num_steps"], told["loss"], told["best"]) == (7, 100, 0.5, 0.25)
+    launcher.gang.progress("colour", 9)
+    launcher.gang.train()
+    controller.step()
+    assert queue.get(job.id).progress["step"] == 9
+
+
+def test_a_job_over_its_time_limit_fails_and_leaves(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour", options=JobOptions(time_limit_s=60.0))
+    run(controller, clock)
+    launcher.gang.progress("colour", 7, seconds=59.0)
+    run(controller, clock, 1)
+    assert queue.get(job.id).state == JobState.RUNNING
+    launcher.gang.progress("colour", 8, seconds=61.0)
+    run(controller, clock, 1)
+    failed = queue.get(job.id)
+    assert failed.error == "its time limit of 60 s is over, at step 8 of 100"
+    assert launcher.gang.withdrawn == [(job.id, 1, False)]
+
+
+def test_two_specs_of_a_task_run_one_after_the_other(
     controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    registry: PromptRegistry,
+    clock: Clock,
+) -> None:
+    first, second = (submit("colour", training={"seed": seed}) for seed in (1, 2))
+    run(controller, clock)
+    assert [each.job_id for each in launcher.gang.orders] == [first.id]
+    launcher.gang.train()
+    run(controller, clock)
+    assert [each.job_id for each in launcher.gang.orders] == [first.id, second.id]
+    launcher.gang.train("colour")
+    run(controller, clock)
+    assert [version.number for version in registry.list("colour")] == [2, 1]
+    assert queue.get(second.id).version == 2
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_is_written_down_and_the_one_before_thrown_away(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    discarded: list[str],
+    clock: Clock,
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    first = launcher.gang.checkpoint("colour", 5)
+    second = launcher.gang.checkpoint("colour", 9)
+    controller.step()
+    assert queue.get(job.id).checkpoint == second
+    assert discarded == [first]
+    launcher.gang.train()
+    controller.step()
+    assert discarded == [first, second]
+
+
+def test_the_next_attempt_goes_on_from_the_checkpoint(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    discarded: list[str],
+    clock: Clock,
+) -> None:
+    submit("colour")
+    run(controller, clock)
+    kept = launcher.gang.checkpoint("colour", 5)
+    launcher.gang.end("worker 1 was killed")
+    run(controller, clock)
+    assert launcher.gang.order_of("colour").checkpoint == kept
+    assert discarded == []
+    newer = launcher.gang.checkpoint("colour", 8)
+    launcher.gang.train()
+    controller.step()
+    assert discarded == [kept, newer]
+
+
+# Gangs that end
+
+
+def test_a_gang_that_dies_gives_its_jobs_back_and_they_run_again(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    done, lost = submit("done"), submit("lost")
+    run(controller, clock)
+    launcher.gang.train("done")
+    launcher.gang.end("worker 1 was killed")
+    run(controller, clock)
+    assert queue.get(done.id).state == JobState.SUCCEEDED
+    assert queue.get(lost.id).state == JobState.RUNNING
+    assert len(launcher.gangs) == 2
+    assert launcher.gang.tasks == ["lost"]
+    first, _ = queue.attempts(lost.id)
+    assert (first.outcome, first.cause, first.fault) == (
+        "released",
+        "worker 1 was killed",
+        Fault.MACHINE,
+    )
+
+
+def test_a_job_whose_gangs_keep_dying_fails_with_the_cause(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour", options=JobOptions(max_attempts=2))
+    run(controller, clock)
+    launcher.gang.end("out of memory 1")
+    run(controller, clock)
+    launcher.gang.end("out of memory 2")
+    run(controller, clock)
+    failed = queue.get(job.id)
+    assert failed.state == JobState.FAILED
+    assert failed.error == "out of memory 2 (attempt 2 of 2)"
+    assert len(launcher.gangs) == 2
+
+
+def test_a_gang_that_ends_without_a_word_is_a_failed_attempt(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    launcher.gang.end()
+    controller.step()
+    assert queue.attempts(job.id)[0].cause == "the gang ended before the job did"
+
+
+def test_a_start_that_hangs_is_ended_and_says_in_which_stage(
+    make_controller: MakeController,
     submit: Submit,
     launcher: MemoryLauncher,
     queue: JobQueue,
     clock: Clock,
 ) -> None:
+    controller = make_controller(start_timeout_s=100.0)
     job = submit("colour")
-    controller.step()
-    launcher.gang.events.append(StageReached(1, "loading the base"))
-    launcher.gang.progress("colour", 7)
-    controller.step()
-    assert controller.watch.stages == {1: "loading the base"}
-    assert controller.watch.progress[job.id].step == 7
-    assert queue.get(job.id).progress == {}
-    clock.now += LEASE_S
-    controller.step()
-    told = {"step": 7, "num_steps": 100, "loss": 0.5, "best": 0.25, "stage": "training"}
-    assert queue.get(job.id).progress == told
-    launcher.gang.progress("colour", 9)
-    launcher.gang.finish()
-    controller.step()
-    assert queue.get(job.id).progress["step"] == 9
+    run(controller, clock)
+    launcher.gang.stage, launcher.gang.stage_s = "loading the base", 101.0
+    hung = launcher.gang
+    run(controller, clock)
+    assert hung.is_killed
+    assert queue.attempts(job.id)[0].cause == "hung for 101 s in the stage: loading the base"
 
 
-def test_an_end_is_told_once(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, registry: PromptRegistry
+def test_a_gang_without_work_ends_after_a_while(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, book: GangBook, clock: Clock
 ) -> None:
     submit("colour")
-    controller.step()
-    launcher.gang.finish()
-    launcher.gang.finish()
-    launcher.gang.fail("colour", "too late")
-    controller.step()
-    assert len(registry.list()) == 1
-    assert controller.watch.failures == {}
+    run(controller, clock)
+    launcher.gang.train()
+    run(controller, clock)
+    assert controller.num_gangs == 1
+    clock.now += 100.0
+    run(controller, clock, 3)
+    assert controller.num_gangs == 0
+    (record,) = book.list(include_ended=True)
+    assert record.ended_at is not None
+    assert record.error is None
 
 
-def test_a_dead_controllers_jobs_are_taken_over(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+def test_a_gang_makes_room_for_jobs_on_another_base(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
 ) -> None:
-    job = submit("colour")
-    make_controller(holder="dead:1:1").step()
-    heir = make_controller(is_dead=lambda holder: holder.startswith("dead"))
-    heir.step()
-    assert len(launcher.gangs) == 2
-    launcher.gang.finish()
-    heir.step()
-    done = queue.get(job.id)
-    assert (done.state, done.attempts) == (JobState.SUCCEEDED, 2)
-    assert queue.attempts(job.id)[0].cause == "holder died"
-
-
-def test_jobs_another_controller_holds_are_left_alone(
-    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher
-) -> None:
-    submit("colour")
-    make_controller(holder="one:1:1").step()
-    make_controller(holder="two:1:1").step()
+    submit("a"), submit("b")
+    run(controller, clock)
+    other = submit("c", base=OTHER)
+    run(controller, clock)
     assert len(launcher.gangs) == 1
+    launcher.gang.train()
+    run(controller, clock, 4)
+    assert launcher.gang.order.base_fingerprint == OTHER
+    assert queue.get(other.id).state == JobState.RUNNING
 
 
-@pytest.fixture
-def discarded(make_controller: MakeController) -> tuple[Controller, list[str]]:
-    """A controller, and the digests it discards."""
-    found: list[str] = []
-    return make_controller(discard=found.append), found
-
-
-def test_a_job_goes_on_from_the_checkpoint_that_was_written_down(
-    discarded: tuple[Controller, list[str]], submit: Submit, launcher: MemoryLauncher
+def test_an_urgent_job_drains_a_gang_and_costs_its_jobs_no_attempt(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
 ) -> None:
-    controller, dropped = discarded
-    submit("colour")
-    controller.step()
-    assert launcher.gang.order_of("colour").checkpoint is None
-    first = launcher.gang.checkpoint("colour", 10)
-    controller.step()
-    second = launcher.gang.checkpoint("colour", 20)
-    launcher.gang.end("the node is gone")
-    controller.step()
-    assert dropped == [first], "the one before is of no use any more"
-    controller.step()
-    assert len(launcher.gangs) == 2
-    assert launcher.gang.order_of("colour").checkpoint == second
+    low = [submit("a"), submit("b")]
+    run(controller, clock)
+    kept = launcher.gang.checkpoint("a", 5)
+    urgent = submit("c", base=OTHER, options=JobOptions(priority=5))
+    run(controller, clock, 4)
+    assert [gang.order.base_fingerprint for gang in launcher.gangs] == [BASE, OTHER, BASE]
+    assert queue.get(urgent.id).state == JobState.RUNNING
+    assert all(queue.get(job.id).faults == 0 for job in low)
+    assert queue.get(low[0].id).checkpoint == kept
+    attempt = queue.attempts(low[0].id)[0]
+    assert attempt.fault == Fault.PREEMPTION
+    assert attempt.cause == "a job of priority 5 needs its workers"
 
 
-def test_the_checkpoint_of_an_ended_job_is_discarded(
-    discarded: tuple[Controller, list[str]], submit: Submit, launcher: MemoryLauncher
-) -> None:
-    controller, dropped = discarded
-    for task in ("good", "bad"):
-        submit(task)
-    controller.step()
-    digests = [launcher.gang.checkpoint(task, 1) for task in ("good", "bad")]
-    launcher.gang.finish("good")
-    launcher.gang.fail("bad", "NaN")
-    controller.step()
-    assert dropped == digests
-
-
-def test_a_holder_that_lost_its_job_never_touches_the_next_ones_checkpoint(
-    discarded: tuple[Controller, list[str]],
+def test_a_gang_that_a_user_drains_gives_its_jobs_back(
+    controller: Controller,
     submit: Submit,
     launcher: MemoryLauncher,
     queue: JobQueue,
-) -> None:
-    controller, dropped = discarded
-    job = submit("colour")
-    controller.step()
-    kept = launcher.gang.checkpoint("colour", 1)
-    controller.step()
-    queue.reclaim(lambda holder: True)
-    assert queue.claim(job.id, "another", LEASE_S) is not None
-    late = launcher.gang.checkpoint("colour", 2)
-    launcher.gang.finish()
-    controller.step()
-    assert dropped == [late]
-    assert queue.get(job.id).checkpoint == kept
-
-
-def test_a_job_that_is_submitted_again_starts_afresh(
-    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue
+    book: GangBook,
+    clock: Clock,
 ) -> None:
     job = submit("colour")
+    run(controller, clock)
+    drained = launcher.gang
+    book.ask_drain(drained.order.name)
+    run(controller, clock, 4)
+    assert not drained.is_running
+    assert queue.attempts(job.id)[0].cause == "the gang was drained"
+    assert launcher.gang is not drained
+    assert queue.get(job.id).state == JobState.RUNNING
+
+
+def test_stop_puts_unfinished_jobs_back(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    done, lost = submit("done"), submit("lost")
+    run(controller, clock)
+    launcher.gang.train("done")
+    controller.stop()
+    assert not launcher.gang.is_running
+    assert controller.is_idle
+    assert queue.get(done.id).state == JobState.SUCCEEDED
+    assert queue.get(lost.id).state == JobState.QUEUED
+    (attempt,) = queue.attempts(lost.id)
+    assert (attempt.cause, attempt.fault) == (STOPPED, Fault.PREEMPTION)
+
+
+def test_being_stopped_costs_no_attempt(
+    make_controller: MakeController, submit: Submit, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour", options=JobOptions(max_attempts=1))
+    for _ in range(3):
+        stopped = make_controller()
+        run(stopped, clock)
+        stopped.stop()
+    assert (queue.get(job.id).state, queue.get(job.id).faults) == (JobState.QUEUED, 0)
+
+
+# Jobs that users stop
+
+
+def test_a_paused_job_leaves_with_a_checkpoint_and_comes_back_when_resumed(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    queue.pause(job.id, "ann")
+    kept = launcher.gang.checkpoint("colour", 5)
+    run(controller, clock)
+    assert launcher.gang.withdrawn == [(job.id, 1, True)]
+    assert queue.get(job.id).state == JobState.PAUSED
+    run(controller, clock)
+    assert queue.get(job.id).state == JobState.PAUSED
+    queue.resume(job.id, "ann")
+    run(controller, clock)
+    again = launcher.gang.order_of("colour")
+    assert (again.epoch > 1, again.checkpoint) == (True, kept)
+
+
+@pytest.mark.parametrize("word", ["train", "fail", "end"])
+def test_nothing_a_zombie_says_reaches_a_cancelled_job(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+    word: str,
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    queue.cancel(job.id, "ann")
+    if word == "fail":
+        launcher.gang.fail("colour", "broken")
+    else:
+        getattr(launcher.gang, word)()
+    run(controller, clock)
+    assert queue.get(job.id).state == JobState.CANCELLED
+
+
+def test_a_cancelled_job_leaves_the_gang_and_the_others_stay(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job, other = submit("colour"), submit("other")
+    run(controller, clock)
+    queue.cancel(job.id, "ann")
+    run(controller, clock)
+    assert launcher.gang.withdrawn == [(job.id, 1, False)]
+    launcher.gang.train("other")
     controller.step()
-    launcher.gang.checkpoint("colour", 1)
-    launcher.gang.fail("colour", "NaN")
-    launcher.gang.end()
+    assert queue.get(other.id).state == JobState.SUCCEEDED
+    assert queue.get(job.id).state == JobState.CANCELLED
+
+
+# Leases
+
+
+def test_a_job_on_a_worker_that_stands_still_is_taken_away_and_its_words_count_no_more(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    registry: PromptRegistry,
+    clock: Clock,
+) -> None:
+    controller = make_controller(lease_s=0.0)  # a lease is over as soon as nobody renews it
+    job = submit("colour")
     controller.step()
-    again, is_new = queue.submit(job.submission, "ann")
-    assert is_new
-    assert again.checkpoint is None
+    asleep = launcher.gang.order_of("colour")
+    launcher.gang.silent_s[job.id] = LEASE_S
+    run(controller, clock, 1)
+    assert (job.id, asleep.epoch, False) in launcher.gang.withdrawn
+    assert controller.counters.lease_expiries >= 1
+    launcher.gang.events.clear()
+    launcher.gang.orders = [asleep]
+    launcher.gang.train()
+    controller.step()
+    assert registry.list() == []
+    assert controller.counters.stale_events >= 1
+
+
+def test_a_stale_leases_completion_changes_nothing(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    registry: PromptRegistry,
+    clock: Clock,
+) -> None:
+    job = submit("colour")
+    zombie = make_controller(holder="zombie:1:1")
+    run(zombie, clock)
+    stale = launcher.gang
+    heir = make_controller(holder="heir:1:1", is_dead=lambda holder: holder == "zombie:1:1")
+    run(heir, clock)
+    assert launcher.gang is not stale
+    assert heir.is_leading
+
+    stale.train()
+    stale.end()
+    zombie.step()
+    assert registry.list() == []
+    assert queue.get(job.id).state == JobState.RUNNING
+    run(zombie, clock)
+    assert not zombie.is_leading
+    assert zombie.leader == "heir:1:1"
+    assert zombie.num_gangs == 0
+
+    launcher.gang.train()
+    heir.step()
+    assert queue.get(job.id).state == JobState.SUCCEEDED
+    assert len(registry.list()) == 1
+    assert [each.holder for each in queue.attempts(job.id)] == ["zombie:1:1", "heir:1:1"]
+
+
+def test_of_two_controllers_one_leads_and_the_other_starts_nothing(
+    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, clock: Clock
+) -> None:
+    first, second = make_controller(holder="a:1:1"), make_controller(holder="b:1:1")
+    submit("colour")
+    for _ in range(3):
+        run(first, clock, 1)
+        run(second, clock, 1)
+    assert (first.is_leading, second.is_leading, second.leader) == (True, False, "a:1:1")
+    assert len(launcher.gangs) == 1
+    first.stop()
+    run(second, clock, 2)
+    assert second.is_leading
+    assert len(launcher.gangs) == 2
+
+
+# A database that is away
+
+
+@contextmanager
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every transaction fails as if the server were gone."""
+
+    @contextmanager
+    def refuse(engine: object, mode: str) -> Iterator[None]:
+        raise DatabaseUnavailable("connection refused")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.registry.database.transaction", refuse)
+        yield
+    assert transaction is not refuse
+
+
+def test_a_short_absence_of_the_database_loses_nothing(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, going = submit("done"), submit("going")
+    run(controller, clock)
+    with away(monkeypatch):
+        launcher.gang.train("done")
+        kept = launcher.gang.checkpoint("going", 5)
+        run(controller, clock, 5)
+        assert controller.database_error is not None
+        assert not controller.is_idle
+    assert launcher.gang.withdrawn == []
+    run(controller, clock)
+    assert controller.database_error is None
+    assert queue.get(done.id).state == JobState.SUCCEEDED
+    assert queue.get(going.id).state == JobState.RUNNING
+    assert queue.get(going.id).checkpoint == kept
+
+
+def test_a_long_absence_stops_the_jobs_and_they_go_on_when_it_is_back(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    with away(monkeypatch):
+        run(controller, clock, 3)
+        clock.now += LEASE_S
+        kept = launcher.gang.checkpoint("colour", 5)
+        controller.step()
+        assert launcher.gang.withdrawn == [(job.id, 1, True)]
+        run(controller, clock, 3)
+    run(controller, clock, 2)
+    again = launcher.gang.order_of("colour")
+    assert (again.epoch > 1, again.checkpoint) == (True, kept)
+    assert queue.get(job.id).faults == 0
+    assert queue.attempts(job.id)[0].cause == DATABASE_AWAY
+
+
+# Clusters
+
+
+def test_a_cluster_that_cannot_be_reached_is_said_and_no_job_pays_for_it(
+    make_controller: MakeController, submit: Submit, queue: JobQueue
+) -> None:
+    def connect() -> None:
+        raise TuttiError("cannot reach the Ray cluster at 10.0.0.1:6379")
+
+    job = submit("colour")
+    with pytest.raises(TuttiError, match="cannot reach the Ray cluster"):
+        make_controller(connect=connect).step()
+    assert (queue.get(job.id).state, queue.get(job.id).attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_cluster_that_takes_no_gang_is_said_after_some_tries(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour")
+    launcher.refusal = ConnectionError("the head is gone")
+    for _ in range(MAX_LAUNCH_FAILURES - 1):
+        clock.now += 10.0
+        controller.step()
+    clock.now += 10.0
+    with pytest.raises(TuttiError, match="the head is gone"):
+        controller.step()
+    launcher.refusal = None
+    run(controller, clock, 4)
+    assert queue.get(job.id).state == JobState.RUNNING
+
+
+def test_a_controller_that_does_not_admit_starts_nothing(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher
+) -> None:
+    submit("a")
+    controller.step(admits=False)
+    assert launcher.gangs == []
+
+
+def test_nothing_queued_is_nothing_to_do(controller: Controller, launcher: MemoryLauncher) -> None:
+    controller.step()
+    assert controller.is_idle
+    assert launcher.gangs == []
+
+
+def test_jobs_that_wait_for_a_failed_one_are_cancelled(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    first = submit("first")
+    second = submit("second", options=JobOptions(after=(first.id,)))
+    run(controller, clock)
+    assert launcher.gang.tasks == ["first"]
+    launcher.gang.fail("first", "NaN")
+    run(controller, clock)
+    assert queue.get(second.id).state == JobState.CANCELLED
+
+
+def test_gangs_of_a_dead_controller_are_written_off(
+    make_controller: MakeController,
+    submit: Submit,
+    book: GangBook,
+    clock: Clock,
+    database: Database,
+) -> None:
+    submit("colour")
+    run(make_controller(holder="dead:1:1"), clock)
+    heir = make_controller(holder="heir:1:1", is_dead=lambda holder: holder == "dead:1:1")
+    run(heir, clock)
+    live = {record.name: record.holder for record in book.list()}
+    assert set(live.values()) == {"heir:1:1"}

@@ -1,119 +1,206 @@
-from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.gang import TaskOrder
-from orchestrator.domain.job import Job, JobState
-from orchestrator.scheduling.gang_plan import assign_ranks, group_jobs, num_ranks
-from tests.orchestrator.scheduling.conftest import submission
+from orchestrator.domain.job import QueuedJob, Quota
+from orchestrator.scheduling.gang_plan import (
+    AdmitJobs,
+    CloseGang,
+    DrainGang,
+    GangKey,
+    GangView,
+    Limits,
+    StartGang,
+    plan,
+)
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def job(number: int, task: str, base: str = "b", stage: int | None = None) -> Job:
-    sharding = None if stage is None else {"zero_stage": stage}
-    made = submission(task, base, sharding=sharding, training={"seed": number})
-    created = START + timedelta(seconds=number)
-    return Job(f"job-{number}", made, JobState.QUEUED, 0, created)
-
-
-def order(
-    number: int, num_positions: float = 10.0, steps: int = 10, is_shared: bool = False
-) -> TaskOrder:
-    sharding = {"data_parallel": True} if is_shared else None
-    made = submission(f"task-{number}", training={"steps": steps}, sharding=sharding)
-    return TaskOrder(f"job-{number}", made.spec, made.datasets, "b", num_positions)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+A, B = GangKey("a", 0), GangKey("b", 0)
+TWO = Limits(num_workers=2, zero_stage=0)
 
 
-def work(order: TaskOrder) -> float:
-    return order.num_positions * order.spec.training.steps
+def queued(name: str, base: str = "a", **fields: object) -> QueuedJob:
+    job = QueuedJob(
+        id=name,
+        task=name,
+        owner="ann",
+        priority=0,
+        created_at=NOW - timedelta(seconds=60),
+        base_fingerprint=base,
+        zero_stage=None,
+        is_data_parallel=False,
+        num_positions=300.0,
+        num_steps=100,
+    )
+    return replace(job, **fields)  # type: ignore[arg-type]
 
 
-orders = st.lists(st.tuples(st.floats(1, 1000), st.integers(1, 200)), min_size=0, max_size=12).map(
-    lambda sizes: [order(i, *size) for i, size in enumerate(sizes)]
+def held(name: str, gang: str, **fields: object) -> QueuedJob:
+    return queued(name, **{"gang": gang, **fields})  # type: ignore[arg-type]
+
+
+def test_jobs_of_one_base_share_one_gang_with_a_worker_each() -> None:
+    jobs = [queued(f"{i}") for i in range(5)]
+    assert plan(jobs, [], [], [], TWO, NOW) == [StartGang(A, 2, ("0", "1", "2", "3", "4"))]
+    assert plan(jobs[:1], [], [], [], TWO, NOW) == [StartGang(A, 1, ("0",))]
+
+
+def test_two_bases_get_a_gang_each_while_workers_last() -> None:
+    jobs = [queued("0"), queued("1", "b"), queued("2", "b")]
+    assert plan(jobs, [], [], [], TWO, NOW) == [
+        StartGang(A, 1, ("0",)),
+        StartGang(B, 1, ("1", "2")),
+    ]
+
+
+def test_a_gang_that_is_up_takes_what_fits_it() -> None:
+    gangs = [GangView("g", A, 2)]
+    jobs = [queued("0"), queued("1", "b"), queued("2")]
+    assert plan(jobs, [held("x", "g")], [], gangs, TWO, NOW) == [AdmitJobs("g", ("0", "2"))]
+
+
+def test_a_busy_gang_gets_a_second_one_beside_it_while_workers_are_free() -> None:
+    limits = replace(TWO, grow_positions=700.0)
+    gangs = [GangView("g", A, 1)]
+    jobs = [queued(f"{i}") for i in range(4)]
+    assert plan(jobs, [], [], gangs, limits, NOW) == [
+        AdmitJobs("g", ("0", "1")),
+        StartGang(A, 1, ("2", "3")),
+    ]
+
+
+def test_without_free_workers_a_gang_fills_up_to_the_budget_of_a_step() -> None:
+    limits = Limits(num_workers=1, zero_stage=0, grow_positions=300.0, step_positions=1000.0)
+    jobs = [queued(f"{i}") for i in range(5)]
+    (admit,) = plan(jobs, [], [], [GangView("g", A, 1)], limits, NOW)
+    assert admit == AdmitJobs("g", ("0", "1", "2"))
+
+
+def test_a_job_larger_than_the_budget_has_an_empty_gang_for_itself() -> None:
+    limits = Limits(num_workers=1, zero_stage=0, step_positions=1000.0)
+    large = queued("large", num_positions=5000.0)
+    gang = GangView("g", A, 1)
+    assert plan([large], [], [], [gang], limits, NOW) == [AdmitJobs("g", ("large",))]
+    assert plan([large], [held("x", "g")], [], [gang], limits, NOW) == []
+
+
+def test_many_workers_are_shared_out_to_gangs_that_can_die_alone() -> None:
+    limits = Limits(num_workers=5, gang_workers=2, zero_stage=0)
+    decisions = plan([queued(f"{i}") for i in range(5)], [], [], [], limits, NOW)
+    assert decisions == [
+        StartGang(A, 2, ("0", "1")),
+        StartGang(A, 2, ("2", "3")),
+        StartGang(A, 1, ("4",)),
+    ]
+
+
+def test_where_base_or_rows_are_split_all_free_workers_join() -> None:
+    four = Limits(num_workers=4, zero_stage=0)
+    whole = [queued("0", zero_stage=3), queued("1", zero_stage=3)]
+    assert plan(whole, [], [], [], four, NOW) == [StartGang(GangKey("a", 3), 4, ("0", "1"))]
+    shared = [queued("0", is_data_parallel=True)]
+    assert plan(shared, [], [], [], four, NOW) == [StartGang(GangKey("a", 0, True), 4, ("0",))]
+
+
+def test_a_closed_gang_takes_nothing_and_keeps_its_workers() -> None:
+    gangs = [GangView("g", A, 2, is_open=False)]
+    assert plan([queued("0")], [held("x", "g")], [], gangs, TWO, NOW) == []
+
+
+def test_an_idle_gang_ends_when_its_time_is_up_or_others_wait() -> None:
+    gang = GangView("g", A, 2, idle_s=10.0)
+    assert plan([], [], [], [gang], TWO, NOW) == []
+    assert plan([], [], [], [replace(gang, idle_s=61.0)], TWO, NOW) == [
+        CloseGang("g", "it had no work")
+    ]
+    assert plan([queued("0", "b")], [], [], [gang], TWO, NOW) == [
+        CloseGang("g", "others wait for its workers")
+    ]
+    assert plan([queued("0")], [], [], [gang], TWO, NOW) == [AdmitJobs("g", ("0",))]
+
+
+def test_a_more_urgent_job_drains_the_gang_of_the_least_urgent() -> None:
+    gangs = [GangView("low", A, 1), GangView("high", GangKey("c", 0), 1)]
+    running = [held("x", "low"), held("y", "high", priority=5)]
+    assert plan([queued("0", "b", priority=3)], running, [], gangs, TWO, NOW) == [
+        DrainGang("low", "a job of priority 3 needs its workers")
+    ]
+    assert plan([queued("0", "b")], running, [], gangs, TWO, NOW) == []
+
+
+def test_a_gang_that_had_its_turn_is_closed_for_jobs_that_waited_long() -> None:
+    old = queued("0", "b", created_at=NOW - timedelta(seconds=400))
+    running = [held("x", "g")]
+    gang = GangView("g", A, 2, age_s=500.0)
+    closed = [CloseGang("g", "jobs on another base waited for its workers")]
+    assert plan([old], running, [], [gang], TWO, NOW) == closed
+    assert plan([old], running, [], [replace(gang, age_s=100.0)], TWO, NOW) == []
+    assert plan([queued("0", "b")], running, [], [gang], TWO, NOW) == []
+    more_urgent = [held("x", "g", priority=1)]
+    assert plan([old], more_urgent, [], [gang], TWO, NOW) == []
+    closing = GangView("h", GangKey("c", 0), 1, is_open=False)
+    assert plan([old], running, [], [gang, closing], TWO, NOW) == []
+
+
+def test_an_owner_at_their_quota_waits_and_the_others_go_on() -> None:
+    jobs = [queued(f"{i}") for i in range(3)] + [queued("b", owner="bob")]
+    (start,) = plan(jobs, [], [Quota("ann", max_running=2)], [], TWO, NOW)
+    assert isinstance(start, StartGang)
+    assert sorted(start.job_ids) == ["0", "1", "b"]
+
+
+def test_ten_thousand_jobs_are_planned_within_the_look_ahead() -> None:
+    jobs = [queued(f"{i}", f"base-{i % 50}") for i in range(10_000)]
+    decisions = plan(jobs, [], [], [], Limits(num_workers=8, zero_stage=0), NOW)
+    assert sum(len(d.job_ids) for d in decisions if isinstance(d, StartGang)) > 8
+
+
+jobs_strategy = st.lists(
+    st.builds(
+        lambda i, base, owner, priority, positions, task: queued(
+            f"job-{i}",
+            base,
+            owner=owner,
+            priority=priority,
+            num_positions=positions,
+            task=f"task-{task}",
+        ),
+        st.integers(0, 10_000),
+        st.sampled_from("abc"),
+        st.sampled_from(["ann", "bob"]),
+        st.integers(-1, 2),
+        st.floats(10.0, 3000.0),
+        st.integers(0, 30),
+    ),
+    max_size=40,
+    unique_by=lambda job: job.id,
 )
 
 
-@given(orders, st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_every_order_is_placed_once(orders: list[TaskOrder], num_workers: int) -> None:
-    ranks = assign_ranks(orders, num_workers)
-    assert len(ranks) == num_workers
-    placed = Counter(each.job_id for rank in ranks for each in rank)
-    assert placed == Counter(each.job_id for each in orders)
-
-
-@given(orders, st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_loads_differ_by_no_more_than_one_task(orders: list[TaskOrder], num_workers: int) -> None:
-    loads = [sum(map(work, rank)) for rank in assign_ranks(orders, num_workers)]
-    largest = max(map(work, orders), default=0.0)
-    assert max(loads) - min(loads) <= largest * (1 + 1e-9)
-
-
-def test_loads_are_balanced_by_steps_and_positions() -> None:
-    ranks = assign_ranks([order(0, 10, 100), order(1, 100, 9), order(2, 5, 20)], 2)
-    assert [[each.job_id for each in rank] for rank in ranks] == [["job-0"], ["job-1", "job-2"]]
-
-
-def test_the_plan_is_the_same_each_time() -> None:
-    orders = [order(i) for i in range(7)]
-    assert assign_ranks(orders, 3) == assign_ranks(orders, 3)
-
-
-def test_jobs_of_one_base_share_a_gang_in_their_order() -> None:
-    jobs = [job(1, "a"), job(2, "b"), job(3, "c", base="other")]
-    assert group_jobs(jobs, 0) == {("b", 0): jobs[:2], ("other", 0): jobs[2:]}
-
-
-def test_a_spec_may_ask_for_its_own_sharding() -> None:
-    jobs = [job(1, "a"), job(2, "b", stage=3), job(3, "c", stage=0)]
-    assert list(group_jobs(jobs, 0)) == [("b", 0), ("b", 3)]
-    assert group_jobs(jobs, 3) == {("b", 3): jobs[:2], ("b", 0): jobs[2:]}
-    assert list(group_jobs(jobs, None)) == [("b", None), ("b", 3), ("b", 0)]
-
-
-def test_a_spec_may_share_its_rows_and_leave_the_stage_to_the_setting() -> None:
-    made = submission("a", "b", sharding={"data_parallel": True})
-    jobs = [Job("job-1", made, JobState.QUEUED, 0, START), job(2, "b")]
-    assert group_jobs(jobs, None) == {("b", None): jobs}
-
-
-def test_a_second_job_of_a_task_waits_for_the_first() -> None:
-    jobs = [job(1, "a"), job(2, "a"), job(3, "b"), job(4, "a", base="other")]
-    assert group_jobs(jobs, 0) == {("b", 0): [jobs[0], jobs[2]]}
-
-
-def test_nothing_queued_makes_no_gang() -> None:
-    assert group_jobs([], 0) == {}
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), max_size=8))
-@settings(max_examples=60, deadline=None)
-def test_every_task_is_planned_once_by_its_oldest_job(names: list[tuple[str, str]]) -> None:
-    jobs = [job(i, task, base) for i, (task, base) in enumerate(names)]
-    planned = [each for group in group_jobs(jobs, 0).values() for each in group]
-    oldest = {each.task: each for each in reversed(jobs)}
-    assert sorted(planned, key=lambda j: j.id) == sorted(oldest.values(), key=lambda j: j.id)
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "num_tasks", "zero_stage", "expected"),
-    [(2, 8, 0, 2), (4, 3, 0, 3), (4, 1, 0, 1), (4, 1, 3, 4), (1, 5, 3, 1), (2, 0, 0, 1)],
-)
-def test_a_whole_base_needs_no_idle_rank_and_a_split_one_needs_all(
-    num_workers: int, num_tasks: int, zero_stage: int, expected: int
+@settings(deadline=None, max_examples=100)
+@given(jobs_strategy, st.integers(0, 20), st.integers(1, 4), st.integers(1, 8))
+def test_every_plan_keeps_its_bounds(
+    jobs: list[QueuedJob], num_held: int, bound: int, num_workers: int
 ) -> None:
-    orders = [order(number) for number in range(num_tasks)]
-    assert num_ranks(num_workers, orders, zero_stage) == expected
-
-
-def test_a_task_that_shares_its_rows_is_on_every_rank_and_first_there() -> None:
-    orders = [order(0), order(1, is_shared=True), order(2)]
-    assert num_ranks(4, orders, 0) == 4
-    ranks = assign_ranks(orders, 3)
-    placed = [[each.job_id for each in rank] for rank in ranks]
-    assert placed == [["job-1", "job-0"], ["job-1", "job-2"], ["job-1"]]
+    running = [replace(job, gang="g", base_fingerprint="a") for job in jobs[:num_held]]
+    ready = sorted(jobs[num_held:], key=lambda job: -job.priority)
+    limits = Limits(num_workers=num_workers, zero_stage=0, step_positions=6000.0)
+    gangs = [GangView("g", A, 1, age_s=999.0)] if running else []
+    decisions = plan(ready, running, [Quota("ann", bound)], gangs, limits, NOW)
+    placed = [d for d in decisions if isinstance(d, StartGang | AdmitJobs)]
+    ids = [job_id for decision in placed for job_id in decision.job_ids]
+    by_id = {job.id: job for job in ready}
+    assert len(ids) == len(set(ids))
+    tasks = [by_id[i].task for i in ids]
+    assert len(tasks) == len(set(tasks))
+    assert not set(tasks) & {job.task for job in running}
+    anns = sum(by_id[i].owner == "ann" for i in ids)
+    assert anns <= max(0, bound - sum(job.owner == "ann" for job in running))
+    started = [d for d in placed if isinstance(d, StartGang)]
+    assert sum(d.num_workers for d in started) + len(gangs) <= max(num_workers, len(gangs))
+    for decision in placed:
+        load = sum(by_id[i].num_positions for i in decision.job_ids)
+        workers = decision.num_workers if isinstance(decision, StartGang) else 1
+        assert load <= limits.step_positions * workers or len(decision.job_ids) == 1

@@ -1,0 +1,241 @@
+"""What to do with gangs and queued jobs: a pure policy from what there is to decisions.
+
+Jobs that can share a base share a gang. A gang has room for `step_positions` of a step on each
+worker; while workers are free, a busy gang is left at `grow_positions` and another one is started
+beside it. When workers run out, a gang without work ends at once, one that had its turn is closed
+for those who waited long, and one of less urgent jobs is drained.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from orchestrator.domain.job import QueuedJob, Quota
+from orchestrator.scheduling.turns import Turns
+
+#: Jobs in a row that find no place before planning stops looking.
+LOOK_AHEAD = 1000
+
+
+@dataclass(frozen=True)
+class GangKey:
+    """What jobs of a gang have in common. `zero_stage` is None where neither spec nor setting
+    says one: the base's size does."""
+
+    base_fingerprint: str
+    zero_stage: int | None
+    shares_rows: bool = False
+
+
+@dataclass(frozen=True)
+class GangView:
+    """A gang as planning sees it. `age_s` since its start; `idle_s` since it had a job last, 0 with
+    jobs; a gang that is not open takes no more jobs."""
+
+    name: str
+    key: GangKey
+    num_workers: int
+    age_s: float = 0.0
+    idle_s: float = 0.0
+    is_open: bool = True
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The cluster's workers, and the policy's numbers. A gang has at most `gang_workers`, for they
+    start again together when one dies (more where the base or rows are split); positions are a
+    worker's in one step;
+    `turn_s` is how long a gang may stay while jobs that need another wait, and how long these
+    must have waited for that; `idle_s` how long a gang without jobs stays when nobody waits."""
+
+    num_workers: int
+    gang_workers: int = 16
+    step_positions: float = 8_192.0
+    grow_positions: float = 4_096.0
+    turn_s: float = 300.0
+    idle_s: float = 60.0
+    zero_stage: int | None = None
+
+
+@dataclass(frozen=True)
+class StartGang:
+    """Start a gang and admit these jobs."""
+
+    key: GangKey
+    num_workers: int
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdmitJobs:
+    """Admit these jobs to a gang that is up."""
+
+    gang: str
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CloseGang:
+    """Admit nothing more; the gang ends with its last job."""
+
+    gang: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DrainGang:
+    """Put the gang's jobs back into the queue, with their checkpoints, and end it."""
+
+    gang: str
+    reason: str
+
+
+Decision = StartGang | AdmitJobs | CloseGang | DrainGang
+
+
+@dataclass
+class _Place:
+    """A gang that is up or to be started, with the work it has so far and the jobs it gets."""
+
+    key: GangKey
+    num_workers: int
+    name: str | None = None
+    positions: float = 0.0
+    job_ids: list[str] = field(default_factory=list)
+
+    def takes(self, job: QueuedJob, positions: float) -> bool:
+        """Whether it takes a job, at so many positions a worker; an empty one takes any."""
+        room = positions * self.num_workers - self.positions
+        return self.positions == 0 or job.num_positions <= room
+
+    @property
+    def wants_worker(self) -> bool:
+        """Whether it is still to be started, with a job on each worker."""
+        return self.name is None and len(self.job_ids) >= self.num_workers
+
+    def add(self, job: QueuedJob) -> None:
+        self.positions += job.num_positions
+        self.job_ids.append(job.id)
+
+
+def key_of(job: QueuedJob, default_zero_stage: int | None) -> GangKey:
+    """The kind of gang a job needs."""
+    stage = default_zero_stage if job.zero_stage is None else job.zero_stage
+    return GangKey(job.base_fingerprint, stage, job.is_data_parallel)
+
+
+def plan(
+    ready: Sequence[QueuedJob],
+    held: Sequence[QueuedJob],
+    quotas: Sequence[Quota],
+    gangs: Sequence[GangView],
+    limits: Limits,
+    now: datetime,
+) -> list[Decision]:
+    """The decisions for this moment. `ready` are the queued jobs that may start (by priority, then
+    age), `held` those that gangs have; `now` is on the clock of `created_at`."""
+    planning = _Planning(held, gangs, limits)
+    turns = Turns(ready, held, quotas)
+    for job in turns:
+        if planning.place(job):
+            turns.take(job)
+        elif planning.num_unplaced >= LOOK_AHEAD:
+            break
+    return [*planning.decisions(), *_make_room(planning.waiting, held, gangs, limits, now)]
+
+
+class _Planning:
+    """Places jobs one by one, and remembers which found no place."""
+
+    def __init__(
+        self, held: Sequence[QueuedJob], gangs: Sequence[GangView], limits: Limits
+    ) -> None:
+        self._limits = limits
+        self._free = limits.num_workers - sum(gang.num_workers for gang in gangs)
+        self._places: dict[GangKey, list[_Place]] = {}
+        by_name = {}
+        for gang in gangs:
+            if gang.is_open:
+                place = _Place(gang.key, gang.num_workers, gang.name)
+                self._places.setdefault(gang.key, []).append(place)
+                by_name[gang.name] = place
+        for job in held:
+            if job.gang in by_name:
+                by_name[job.gang].positions += job.num_positions
+        self.waiting: dict[GangKey, QueuedJob] = {}
+        self.num_unplaced = 0
+
+    def place(self, job: QueuedJob) -> bool:
+        """Give a job to a gang, a new one if need be; False if none has room."""
+        key = key_of(job, self._limits.zero_stage)
+        place = self._find(key, job)
+        if place is None:
+            self.num_unplaced += 1
+            if key not in self._places:
+                self.waiting.setdefault(key, job)
+            return False
+        place.add(job)
+        return True
+
+    def _find(self, key: GangKey, job: QueuedJob) -> _Place | None:
+        places = self._places.get(key, [])
+        calm = [p for p in places if p.takes(job, self._limits.grow_positions)]
+        if self._free > 0 and (not calm or all(place.wants_worker for place in calm)):
+            return self._grow(key)
+        busy = [p for p in places if p.takes(job, self._limits.step_positions)]
+        return min(calm or busy, key=lambda p: p.positions / p.num_workers, default=None)
+
+    def _grow(self, key: GangKey) -> _Place:
+        """Give free workers to the gang that is being started, or to a new one: a gang that is up
+        is not restarted for them. Where the base or the rows are split, all of them join."""
+        takes_all = key.zero_stage == 3 or key.shares_rows
+        num_workers = self._free if takes_all else 1
+        self._free -= num_workers
+        places = self._places.setdefault(key, [])
+        most = self._limits.gang_workers
+        small = (each for each in places if each.name is None and each.num_workers < most)
+        starting = next(small, None)
+        if starting is None:
+            places.append(starting := _Place(key, 0))
+        starting.num_workers += num_workers
+        return starting
+
+    def decisions(self) -> Iterable[Decision]:
+        for places in self._places.values():
+            for place in places:
+                if place.name is None:
+                    yield StartGang(place.key, place.num_workers, tuple(place.job_ids))
+                elif place.job_ids:
+                    yield AdmitJobs(place.name, tuple(place.job_ids))
+
+
+def _make_room(
+    waiting: dict[GangKey, QueuedJob],
+    held: Sequence[QueuedJob],
+    gangs: Sequence[GangView],
+    limits: Limits,
+    now: datetime,
+) -> Iterable[Decision]:
+    """End what idles; for jobs that find no workers, end one gang more."""
+    urgency: dict[str | None, int] = {}
+    for job in held:
+        urgency[job.gang] = max(job.priority, urgency.get(job.gang, job.priority))
+    open_gangs = [gang for gang in gangs if gang.is_open]
+    for gang in open_gangs:
+        if gang.idle_s > 0 and (waiting or gang.idle_s >= limits.idle_s):
+            why = "others wait for its workers" if waiting else "it had no work"
+            yield CloseGang(gang.name, why)
+    busy = [gang for gang in open_gangs if gang.name in urgency]
+    if not waiting or len(busy) < len(gangs):  # nobody waits, or workers are about to be free
+        return
+    first = max(waiting.values(), key=lambda job: job.priority)
+    least = min(busy, key=lambda gang: (urgency[gang.name], -gang.age_s), default=None)
+    if least is None:
+        return
+    if urgency[least.name] < first.priority:
+        yield DrainGang(least.name, f"a job of priority {first.priority} needs its workers")
+        return
+    oldest = max(busy, key=lambda gang: gang.age_s)
+    waited_s = (now - min(job.created_at for job in waiting.values())).total_seconds()
+    if min(waited_s, oldest.age_s) >= limits.turn_s and urgency[oldest.name] <= first.priority:
+        yield CloseGang(oldest.name, "jobs on another base waited for its workers")
