@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults check bench format clean
+.PHONY: help setup demo test test-faults check cluster cluster-stop bench format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,12 @@ check: setup  ## Lint, format, types, import rules
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+cluster: setup  ## Start a small real cluster on this machine (deploy/local)
+	@$(BIN)/python -m deploy.local start
+
+cluster-stop:  ## Stop it; its data stays in .tutti-cluster
+	@$(BIN)/python -m deploy.local stop
 
 bench: $(VENV)/.demo  ## Measure against PEFT (an hour); results go to benchmarks/results/
 	$(BIN)/python -m benchmarks.matmul_peak
