@@ -6,31 +6,37 @@ with Tutti() as tutti:
     print(tutti.prompt("country-continent@production").metrics)
 """
 
-import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from encoders.files.durable_file import make_folder
-from orchestrator.bootstrap import Parts, gang_log
+from orchestrator.bootstrap import Parts
+from orchestrator.controller_run import UNDONE, serve, train_until_over
 from orchestrator.domain.base_model import BaseModelRecord
+from orchestrator.domain.digest import short
 from orchestrator.domain.errors import InvalidInput, UnknownName
+from orchestrator.domain.gang_record import GangRecord
 from orchestrator.domain.gate import Gate
-from orchestrator.domain.job import Job, JobState
+from orchestrator.domain.job import Attempt, Job, JobOptions, JobState, LogLine, Quota
 from orchestrator.domain.prompt_version import Promotion, PromptRef, PromptVersion
+from orchestrator.job_watch import JobWatch, Sight
+from orchestrator.log_archive import read_log
 from orchestrator.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from orchestrator.inference.batch_run import BatchResult
-    from orchestrator.scheduling.controller import Controller, Watch
     from orchestrator.submission import CheckedTask
+    from orchestrator.telemetry.metrics import Metrics
     from orchestrator.tracking.mlflow_mirror import Delivery
 
-POLL_S = 0.2
+WAIT_S = 0.1
+MAX_JOBS = 100_000
 PRODUCTION = "production"
 Jobs = list[Job]
 Versions = list[PromptVersion]
@@ -86,11 +92,15 @@ class Tutti:
 
     # Jobs
 
-    def submit(self, specs: Sequence[Path], force: bool = False) -> list[Submitted]:
-        """Check every spec and its data, then queue a job each. Raises InvalidInput, with every
-        fault found, before anything is written. `force` makes new jobs of unchanged specs."""
+    def submit(
+        self, specs: Sequence[Path], force: bool = False, options: JobOptions | None = None
+    ) -> list[Submitted]:
+        """Check every spec and its data, then queue a job each, in one transaction. Raises
+        InvalidInput, with every fault found, before anything is written. `force` makes new jobs of
+        unchanged specs. `options.after` may hold starts of ids."""
         from orchestrator.submission import check_task, raise_all, store_task
 
+        options = self._checked(options or JobOptions(), len(specs))
         checked: list[CheckedTask] = []
         faults: list[InvalidInput] = []
         for path in specs:
@@ -100,58 +110,137 @@ class Tutti:
                 faults.append(error)
         raise_all(faults)
         nonce = uuid.uuid4().hex if force else ""
-        submissions = [store_task(task, self.parts, nonce) for task in checked]
+        submissions = [(store_task(task, self.parts, nonce), options) for task in checked]
+        if not submissions:
+            return []
+        queued = self.parts.jobs.submit_all(submissions, self.parts.actor)
         return [
-            Submitted(*self.parts.jobs.submit(submission, self.parts.actor), task.warnings)
-            for submission, task in zip(submissions, checked, strict=True)
+            Submitted(job, is_new, task.warnings)
+            for (job, is_new), task in zip(queued, checked, strict=True)
         ]
+
+    def _checked(self, options: JobOptions, num_specs: int) -> JobOptions:
+        if options.key is not None and num_specs > 1:
+            raise InvalidInput(
+                f"the key {options.key!r} would make one job of {num_specs} specs",
+                "Give a key with one spec at a time.",
+            )
+        first = [self.parts.jobs.get(job_id) for job_id in options.after]
+        for job in first:
+            if job.state in (JobState.FAILED, JobState.CANCELLED):
+                raise InvalidInput(
+                    f"job {short(job.id)} ({job.task}) is {job.state}: what waits for it would "
+                    "never run",
+                    f"Try it again first: `tutti jobs retry {short(job.id)}`.",
+                )
+        return replace(options, after=tuple(job.id for job in first))
 
     def train(
         self,
         specs: Sequence[Path],
         force: bool = False,
-        on_change: "Callable[[Jobs, Watch], None] | None" = None,
-        on_submitted: Callable[[list[Submitted]], None] | None = None,
+        options: JobOptions | None = None,
+        on_change: Callable[[Sight], None] | None = None,
     ) -> Jobs:
-        """Submit, and run a controller here until these jobs (without specs: all queued ones) are
-        done. Returns the jobs as they ended; their prompts are promoted by their gates."""
-        submitted = self.submit(specs, force)
-        if on_submitted:
-            on_submitted(submitted)
-        wanted = [each.job.id for each in submitted] or [job.id for job in self.parts.jobs.queued()]
-        if any(not job.state.is_terminal for job in self._jobs(wanted)):
-            with self.parts.cluster(gang_log(self.settings, "train")):
-                self._run_controller(self.parts.controller(), wanted, on_change)
-        return self._jobs(wanted)
+        """Submit, and train here until these jobs (without specs: all that wait or run) have ended.
+        Returns the jobs as they ended; their prompts are promoted by their gates."""
+        submitted = self.submit(specs, force, options)
+        ids = [each.job.id for each in submitted] if specs else self.undone()
+        return self.train_jobs(ids, on_change)
 
-    def _run_controller(
-        self,
-        controller: "Controller",
-        wanted: Sequence[str],
-        on_change: "Callable[[Jobs, Watch], None] | None",
+    def train_jobs(
+        self, ids: Sequence[str], on_change: Callable[[Sight], None] | None = None
+    ) -> Jobs:
+        """Run a controller here until these jobs have ended; where another one leads, that one
+        trains them. What `on_change` raises ends it: unfinished jobs go back to the queue."""
+        watch = JobWatch(self.parts, ids)
+        if not watch.is_over:
+            train_until_over(self.parts, watch, on_change or (lambda _: None))
+        return watch.jobs
+
+    def undone(self) -> list[str]:
+        """The ids of all jobs that wait or run, the oldest first."""
+        return [job.id for job in self.parts.jobs.list(UNDONE, limit=MAX_JOBS)][::-1]
+
+    def wait(self, ids: Sequence[str], on_change: Callable[[Sight], None] | None = None) -> Jobs:
+        """Wait until these jobs have ended, whoever trains them; return them as they ended."""
+        watch = JobWatch(self.parts, ids)
+        while True:
+            sight = watch.look()
+            if sight is not None and on_change:
+                on_change(sight)
+            if watch.is_over:
+                return watch.jobs
+            time.sleep(WAIT_S)
+
+    def serve(
+        self, stop: threading.Event, once_idle: bool = False, metrics: "Metrics | None" = None
     ) -> None:
-        try:
-            is_done = False
-            while not (is_done and controller.is_idle):
-                controller.step(admits=not is_done)
-                jobs = self._jobs(wanted)
-                is_done = all(job.state.is_terminal for job in jobs)
-                if on_change:
-                    on_change(jobs, controller.watch)
-                time.sleep(POLL_S)
-        finally:
-            controller.stop()
-
-    def _jobs(self, ids: Sequence[str]) -> Jobs:
-        return [self.parts.jobs.get(job_id) for job_id in ids]
+        """Run a controller here until `stop` is set or, if `once_idle`, nothing is left to do."""
+        serve(self.parts, stop, once_idle, metrics)
 
     def jobs(
-        self, states: Sequence[JobState] | None = None, task: str | None = None, limit: int = 100
+        self,
+        states: Sequence[JobState] | None = None,
+        task: str | None = None,
+        owner: str | None = None,
+        limit: int = 100,
     ) -> Jobs:
-        return list(self.parts.jobs.list(states, task, limit))
+        """Jobs, the newest first."""
+        return list(self.parts.jobs.list(states, task, owner, limit))
 
     def job(self, job_id: str) -> Job:
+        """By its id or the start of it. Raises UnknownName."""
         return self.parts.jobs.get(job_id)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """A job's attempts, first to last, each with its cause and whose fault that was."""
+        return list(self.parts.jobs.attempts(job_id))
+
+    def logs(self, job_id: str, after: int = 0) -> list[LogLine]:
+        """What happened to a job: the lines with numbers above `after`. Needs no cluster."""
+        return read_log(self.parts.jobs, self.parts.artifacts, self.job(job_id).id, after)
+
+    def now(self) -> datetime:
+        """The time that jobs go by: the database's."""
+        return self.parts.jobs.now()
+
+    def cancel(self, job_id: str) -> Job:
+        return self.parts.jobs.cancel(job_id, self.parts.actor)
+
+    def pause(self, job_id: str) -> Job:
+        """A queued job pauses at once, a running one with a checkpoint at its next step."""
+        return self.parts.jobs.pause(job_id, self.parts.actor)
+
+    def resume(self, job_id: str) -> Job:
+        return self.parts.jobs.resume(job_id, self.parts.actor)
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again."""
+        return self.parts.jobs.retry(job_id, self.parts.actor)
+
+    def set_priority(self, job_id: str, priority: int) -> Job:
+        return self.parts.jobs.set_priority(job_id, priority, self.parts.actor)
+
+    def quotas(self) -> list[Quota]:
+        return list(self.parts.jobs.quotas())
+
+    def set_quota(self, quota: Quota) -> None:
+        self.parts.jobs.set_quota(quota.owner, quota.max_running, quota.share)
+
+    # Gangs
+
+    def gangs(self, include_ended: bool = False, limit: int = 100) -> list[GangRecord]:
+        return list(self.parts.gangs.list(include_ended, limit))
+
+    def drain(self, gang: str) -> None:
+        """Ask a gang to end; its jobs go back to the queue. Raises UnknownName."""
+        self.parts.gangs.ask_drain(gang)
+
+    def leader(self) -> str | None:
+        """The holder name of the controller that leads, if one does."""
+        leader = self.parts.leadership.leader()
+        return leader.holder if leader and not leader.is_expired else None
 
     # Prompts
 
@@ -216,44 +305,7 @@ class Tutti:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "BatchResult":
         """Answer a JSONL file of mixed tasks; one output line for each input line, in order."""
-        from orchestrator.inference.batch_run import resolve_references, run_batch
-        from orchestrator.inference.chunk import scan
-        from orchestrator.inference.chunk_worker import BatchPlan, ServedBase
+        from orchestrator.batch_request import answer_file
 
-        source = scan(input_path)
-        _check_output(output_path, input_path)
-        versions, unresolved = resolve_references(source, alias, self.parts.prompts.resolve)
-        fingerprints = {version.lineage.base_fingerprint for version in versions.values()}
-        bases = {fingerprint: self._served_base(fingerprint) for fingerprint in fingerprints}
-        plan = BatchPlan(
-            input=source.path,
-            artifact_url=self.parts.artifacts.url,
-            default_alias=alias,
-            versions=versions,
-            unresolved=unresolved,
-            bases={key: ServedBase(*base) for key, base in bases.items()},
-            num_threads=self.parts.threads_per_worker,
-        )
-        workers = self.settings.num_workers
-        with self.parts.cluster(gang_log(self.settings, "batch")):
-            return run_batch(plan, source, output_path, workers, on_progress or (lambda *_: None))
-
-    def _served_base(self, fingerprint: str) -> tuple[Path, int]:
-        """A base's folder and longest row, once its files are seen to be what they were."""
-        self.parts.base_store.verify(fingerprint)
-        record = self.parts.bases.get_by_fingerprint(fingerprint)
-        return self.parts.base_store.path(fingerprint), record.max_length
-
-
-def _check_output(path: Path, source: Path) -> None:
-    """Raise InvalidInput unless `path` can become a file, before a run is paid for."""
-    remedy = "Give --output a new file in a folder that can be written, for example a.jsonl."
-    is_special = path.exists() and not path.is_file()  # a folder, or a device like /dev/null
-    if is_special or path.resolve() == source.resolve():
-        raise InvalidInput(f"{path}: cannot be the output", remedy)
-    try:
-        make_folder(path.parent)
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be the output: {error.strerror}", remedy) from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InvalidInput(f"{path}: cannot be the output: its folder is read-only", remedy)
+        progress = on_progress or (lambda *_: None)
+        return answer_file(self.parts, input_path, output_path, alias, progress)

@@ -13,8 +13,10 @@ from orchestrator.domain.errors import TuttiError
 COMMANDS = {
     "base": ("orchestrator.cli.base", "Add and list frozen base models."),
     "train": ("orchestrator.cli.train", "Train task specs together, here, to completion."),
-    "submit": ("orchestrator.cli.submit", "Queue task specs for training."),
-    "jobs": ("orchestrator.cli.jobs", "See queued, running and finished jobs."),
+    "submit": ("orchestrator.cli.submit", "Queue task specs for training, and wait if asked to."),
+    "jobs": ("orchestrator.cli.jobs", "See jobs and what happened to them; cancel, retry, pause."),
+    "gangs": ("orchestrator.cli.gangs", "See the running gangs, and drain them."),
+    "controller": ("orchestrator.cli.controller", "Train what is queued, for as long as it runs."),
     "prompts": ("orchestrator.cli.prompts", "List, show and promote prompt versions."),
     "batch": ("orchestrator.cli.batch", "Run files of mixed tasks through many prompts."),
     "db": ("orchestrator.cli.db", "Upgrade the database, or show its schema."),

@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
@@ -22,15 +25,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     """Print a table on stdout: drawn by rich on a terminal, aligned plain text elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(title=title or None, header_style="bold", title_justify="left")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
+        Console().print(draw_table(columns, rows, title))
         return
     if title:
         click.echo(title)
@@ -38,6 +34,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for row in (columns, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> "Table":
+    """The table that a terminal shows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, header_style="bold", title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def print_fields(fields: dict[str, str]) -> None:

@@ -1,35 +1,51 @@
-"""The live view of a training: a table that redraws on a terminal, a line an event elsewhere.
+"""The live view of jobs: a table that redraws on a terminal, a line an event elsewhere.
 
-It writes past the log that swallows Ray's and DeepSpeed's noise, and names that log's folder.
+All it shows comes from the database, so it is the same whoever trains. It writes past the log that
+swallows Ray's and DeepSpeed's noise, and names that log's folder.
 """
 
+import os
+import socket
+import sys
 import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.cli.output import open_screen
-from orchestrator.domain.gang import TaskProgress
+from orchestrator.cli.train_table import draw_jobs, gangs_of, stage_of
 from orchestrator.domain.job import Job, JobState
+from orchestrator.domain.prompt_version import PromptVersion
 
 if TYPE_CHECKING:
     from rich.live import Live
-    from rich.table import Table
 
-    from orchestrator.scheduling.controller import Watch
+    from orchestrator.job_watch import Sight
+
+NOBODY_LEADS = "no controller is up: the jobs wait until one is started (`tutti controller`)"
 
 
 class TrainView:
-    """Shows what a controller's Watch holds."""
+    """Shows Sights. `resolve` gives the version of TASK@1; `logs` is the folder to name, if any;
+    `follows` says whether every line of the jobs' logs is told, or of those alone that were tried
+    more than once; `known` are jobs whose end is told already."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(
+        self,
+        resolve: Callable[[str], PromptVersion],
+        logs: Path | None = None,
+        follows: bool = False,
+        known: Collection[str] = (),
+    ) -> None:
+        self._resolve, self._logs, self._follows = resolve, logs, follows
         self._live: Live | None = None
         self._told: dict[str, object] = {}
-        self._finished: set[str] = set()
+        self._finished = set(known)
+        self._known = frozenset(known)
         self._started = time.monotonic()
         self._screen = open_screen()
-        self._is_terminal = self._screen.isatty()
+        self.is_terminal = self._screen.isatty()
 
     def __enter__(self) -> Self:
         return self
@@ -40,52 +56,73 @@ class TrainView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stop_drawing()
         self._screen.close()
 
-    def show(self, jobs: list[Job], watch: "Watch") -> None:
+    def show(self, sight: "Sight") -> None:
         """Draw, or say what is new."""
-        if not self._told:
+        if self._logs is not None:
             self._say("logs", f"logs of Ray, DeepSpeed and the workers: {self._logs}")
-        if self._is_terminal:
-            self._draw(jobs, watch)
+        self.tell_state(sight)
+        for job, line in sight.lines:
+            if self._follows or job.attempts > 1 or job.faults:
+                self._say(f"line {line.number}", f"{job.task}: {line.text}")
+        if self.is_terminal:
+            self._draw(sight)
         else:
-            self._tell(jobs, watch)
-        for job in jobs:
-            if job.id in watch.completions and job.id not in self._finished:
+            self._tell(sight)
+        for job in sight.jobs:
+            if job.state.is_terminal and job.id not in self._finished:
                 self._finished.add(job.id)
-                self._tell_end(job, watch)
+                self._say(f"end {job.id}", self._end(job))
 
     def has_news(self, job: Job) -> bool:
         """Whether the job ended while this view looked on."""
-        return job.id in self._finished
+        return job.id in self._finished - self._known
 
-    def _tell(self, jobs: list[Job], watch: "Watch") -> None:
-        for rank, stage in watch.stages.items():
-            self._say(f"rank {rank}", f"worker {rank}: {stage}")
-        for job in jobs:
-            progress = watch.progress.get(job.id)
-            if progress is not None and progress.best is not None:
-                text = f"{job.task}: step {progress.step}/{progress.num_steps}"
-                text += f" loss {progress.loss:.3f} best {progress.best:.3f}"
-                text += f", {progress.stage}" if progress.stage != "training" else ""
-                self._say(job.id, text, (progress.best, progress.stage, progress.step // 20))
-        for job_id, reason in watch.failures.items():
-            self._say(f"failed {job_id}", f"{job_id[:12]}: failed: {reason}")
+    def ask(self, question: str) -> str:
+        """Stop drawing, ask, and return the answer; empty when there is none to be had."""
+        self._stop_drawing()
+        self._screen.write(f"{question} ")
+        self._screen.flush()
+        return sys.stdin.readline().strip().lower()
 
-    def _tell_end(self, job: Job, watch: "Watch") -> None:
-        completion = watch.completions[job.id]
-        version = completion.version
+    def tell_state(self, sight: "Sight") -> None:
+        """Say who trains, or why nobody can."""
+        if all(job.state.is_terminal for job in sight.jobs):
+            return
+        if sight.error is not None:
+            self._say("database", f"the database is away, waiting: {sight.error}")
+            return
+        self._told.pop("database", None)
+        if sight.leader is None:
+            self._say("leader", NOBODY_LEADS)
+        elif not is_here(sight.leader):
+            self._say("leader", f"trained by the controller at {place(sight.leader)}")
+
+    def _tell(self, sight: "Sight") -> None:
+        for gang in gangs_of(sight):
+            self._say(f"held {gang.name}", f"{gang.name}: {gang.sharding}" if gang.sharding else "")
+            self._say(gang.name, f"{gang.name}: {stage_of(gang)}", gang.stage or gang.num_workers)
+        for job in sight.jobs:
+            progress = job.progress
+            if progress.get("best") is not None and job.id not in self._known:
+                self._say(job.id, _line(job), _moment(progress))
+
+    def _end(self, job: Job) -> str:
+        if job.state != JobState.SUCCEEDED:
+            reason = f": {job.error}" if job.error else ""
+            return f"{job.task}: {job.state}{reason}"
+        version = self._resolve(f"{job.task}@{job.version}")
         metric = str(version.config["metric"])
         text = f"{version.ref}: {metric} {version.metrics.get(metric, float('nan')):.3f}"
-        if completion.promotion is not None:
-            text += f", now {completion.promotion.alias}"
-        for refusal in completion.refusals:
+        if job.outcome.get("alias"):
+            text += f", now {job.outcome['alias']}"
+        for refusal in job.outcome.get("refusals", ()):
             text += f", not promoted: {refusal}"
-        if not completion.created:
+        if not job.outcome.get("created", True):
             text += ", the same content as before: no new version"
-        self._say(f"end {job.id}", text)
+        return text
 
     def _say(self, key: str, text: str, state: object = None) -> None:
         """Write a line once for each state of a key."""
@@ -93,12 +130,14 @@ class TrainView:
         if self._told.get(key) == state:
             return
         self._told[key] = state
+        if not text:
+            return
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False)
         else:
             print(f"[{time.monotonic() - self._started:5.0f}s] {text}", file=self._screen)
 
-    def _draw(self, jobs: list[Job], watch: "Watch") -> None:
+    def _draw(self, sight: "Sight") -> None:
         if self._live is None:
             from rich.console import Console
             from rich.live import Live
@@ -107,40 +146,36 @@ class TrainView:
                 console=Console(file=self._screen, force_terminal=True), auto_refresh=False
             )
             self._live.start()
-        self._live.update(self._table(jobs, watch), refresh=True)
-
-    def _table(self, jobs: list[Job], watch: "Watch") -> "Table":
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-
         seconds = time.monotonic() - self._started
-        stages = sorted(set(watch.stages.values())) or ["starting Ray workers"]
-        title = f"training {len(jobs)} tasks together · {seconds:.0f} s · {', '.join(stages)}"
-        table = Table(title=title, title_justify="left", header_style="bold", expand=False)
-        for column in ("task", "state", "", "step", "loss", "best", "left"):
-            justify = "right" if column in ("step", "loss", "best", "left") else "left"
-            table.add_column(column, justify=justify)  # type: ignore[arg-type]
-        for job in jobs:
-            seen = watch.progress.get(job.id)
-            steps = seen.num_steps if seen else job.submission.spec.training.steps
-            step = seen.step if seen else 0
-            if job.state == JobState.SUCCEEDED and seen is None:
-                step = steps
-            table.add_row(
-                job.task,
-                seen.stage if seen and not job.state.is_terminal else job.state.value,
-                ProgressBar(total=steps, completed=step, width=20),
-                f"{step}/{steps}",
-                f"{seen.loss:.3f}" if seen and seen.loss is not None else "",
-                f"{seen.best:.3f}" if seen and seen.best is not None else "",
-                "" if job.state.is_terminal else time_left(seen),
-            )
-        return table
+        self._live.update(draw_jobs(sight, seconds), refresh=True)
+
+    def _stop_drawing(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
-def time_left(progress: TaskProgress | None) -> str:
-    """How long the rest takes at the pace so far; empty before the first step."""
-    if progress is None or progress.step == 0:
-        return ""
-    left = progress.seconds / progress.step * (progress.num_steps - progress.step)
-    return f"{left // 60:.0f}:{left % 60:02.0f}"
+def place(holder: str) -> str:
+    """A holder's name (host:pid:start) for people."""
+    host, _, process = holder.partition(":")
+    pid = process.partition(":")[0]
+    return f"{host} (pid {pid})" if pid else host
+
+
+def is_here(holder: str) -> bool:
+    """Whether a holder is this process."""
+    return holder.startswith(f"{socket.gethostname()}:{os.getpid()}:")
+
+
+def _line(job: Job) -> str:
+    progress = job.progress
+    text = f"{job.task}: step {progress['step']}/{progress['num_steps']}"
+    if progress.get("loss") is not None:
+        text += f" loss {progress['loss']:.3f}"
+    stage = progress.get("stage", "training")
+    return f"{text} best {progress['best']:.3f}" + (f", {stage}" if stage != "training" else "")
+
+
+def _moment(progress: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What must change for a new line."""
+    return progress["best"], progress.get("stage"), progress["step"] // 20

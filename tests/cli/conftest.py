@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from orchestrator.cli.app import main
 from orchestrator.domain.digest import digest_file
+from orchestrator.domain.job import Lease
 from orchestrator.sdk import Tutti
 from orchestrator.settings import read_settings
 from tests.tiny import make_tiny_base
@@ -37,6 +39,13 @@ Run = Callable[..., Done]
 
 def open_tutti(home: Path) -> Tutti:
     return Tutti(read_settings({"TUTTI_HOME": str(home)}, home))
+
+
+def hold(tutti: Tutti, job_id: str, gang: str = "gang-1") -> Lease:
+    """Take a queued job as a controller does, and start it."""
+    _, lease = tutti.parts.jobs.claim([job_id], "host:1:1", 60, gang)[job_id]
+    tutti.parts.jobs.start(lease)
+    return lease
 
 
 @pytest.fixture(scope="session")
@@ -84,21 +93,41 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tasks: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tasks: Path) -> Run:
     """Run `tutti` as its entry point does."""
 
     def run_one(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["tutti", *map(str, arguments)])
-        capsys.readouterr()
+        capfd.readouterr()
         try:
             main()
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return Done(code, captured.out, captured.err)
 
     return run_one
+
+
+Meanwhile = Callable[..., None]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
+    """What happens while a command waits: one action a pause, then Ctrl-C."""
+
+    def set_actions(*actions: Callable[[], object]) -> None:
+        left = list(actions)
+
+        def pause(seconds: float) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop(0)()
+
+        monkeypatch.setattr(time, "sleep", pause)
+
+    return set_actions
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.domain.prompt_version import Lineage, TrainedPrompt
-from tests.cli.conftest import Run, open_tutti
+from orchestrator.log_archive import archive_logs
+from tests.cli.conftest import Meanwhile, Run, hold, open_tutti
 from tests.tiny import write_task
 
 
@@ -14,9 +15,7 @@ def jobs(run: Run, home: Path, tasks: Path) -> list[str]:
     specs = [write_task(tasks, "one"), write_task(tasks, "two")]
     ids = [job["id"] for job in run("submit", *specs, "--json").json]
     with open_tutti(home) as tutti:
-        lease = tutti.parts.jobs.claim(ids[1], "host:1:1", 60)
-        assert lease is not None
-        tutti.parts.jobs.start(lease)
+        lease = hold(tutti, ids[1])
         tutti.parts.jobs.fail(lease, "the loss is not a finite number\nmore")
     return ids
 
@@ -66,10 +65,8 @@ def test_a_sweep_shows_how_many_trials_are_left_and_then_all_of_them(
     told = {"step": 2, "num_steps": 4, "loss": 1.0, "best": 0.5, "stage": "1 of 2 trials left"}
     with open_tutti(home) as tutti:
         parts = tutti.parts
-        lease = parts.jobs.claim(submitted["id"], "host:1:1", 60)
-        assert lease is not None
-        parts.jobs.start(lease)
-        lease = parts.jobs.heartbeat(lease, 60, told)
+        lease = hold(tutti, submitted["id"])
+        parts.jobs.heartbeat([lease], 60, {lease.job_id: told})
         shown = run("jobs", "show", submitted["id"]).out
         assert "stage      1 of 2 trials left" in shown
         assert "best       0.50" in shown
@@ -89,3 +86,106 @@ def test_a_sweep_shows_how_many_trials_are_left_and_then_all_of_them(
     assert table[1].split() == ["0", "0.01235", "4", "0.810", "won"]
     assert table[2].split()[:3] == ["1", "0.02", "2"]
     assert table[2].endswith("stopped at step 2: rank 2 of 2")
+
+
+def test_jobs_are_chosen_by_owner(run: Run, home: Path, jobs: list[str]) -> None:
+    with open_tutti(home) as tutti:
+        owner = tutti.parts.actor
+    assert len(run("jobs", "list", "--owner", owner, "--json").json) == 2
+    assert run("jobs", "list", "--owner", "nobody", "--json").json == []
+
+
+def test_a_shown_job_tells_what_happened_in_plain_words(run: Run, jobs: list[str]) -> None:
+    told = run("jobs", "show", jobs[1]).out
+    assert "attempt 1  failed: the loss is not a finite number" in told
+    assert "the job's own fault" in told
+    assert "attempt 1: taken by gang-1 (host:1:1)" in told
+    assert "submitted by" in told
+    shown = run("jobs", "show", jobs[1], "--json").json
+    assert shown["attempts"][0]["fault"] == "user"
+    assert [line["number"] for line in shown["lines"]] == sorted(
+        line["number"] for line in shown["lines"]
+    )
+
+
+def test_a_job_that_waits_says_what_for(run: Run, home: Path, tasks: Path) -> None:
+    first, second = write_task(tasks, "first"), write_task(tasks, "second")
+    (one,) = run("submit", first, "--json").json
+    done = run("submit", second, "--after", one["id"][:8], "--not-before", "+2h", "--json")
+    (two,) = done.json
+    assert two["after"] == [one["id"]]
+    reasons = run("jobs", "show", two["id"], "--json").json["waits_for"]
+    assert f"for jobs to succeed: {one['id'][:12]} (first, queued)" in reasons
+    assert any(reason.startswith("not before 20") for reason in reasons)
+    assert any("tutti controller" in reason for reason in reasons)
+    text = run("jobs", "show", two["id"]).out
+    assert "waits" in text
+    run("jobs", "pause", two["id"])
+    (paused,) = run("jobs", "show", two["id"], "--json").json["waits_for"]
+    assert paused.startswith("paused: ")
+
+
+def test_a_full_quota_is_a_reason_to_wait(run: Run, home: Path, tasks: Path) -> None:
+    specs = [write_task(tasks, "one"), write_task(tasks, "two")]
+    ids = [job["id"] for job in run("submit", *specs, "--json").json]
+    with open_tutti(home) as tutti:
+        tutti.parts.leadership.lead("host:1:1", 60, lambda _: False)
+        owner = tutti.parts.actor
+        hold(tutti, ids[0])
+    run("jobs", "quota", owner, "--max-running", 1)
+    (reason,) = run("jobs", "show", ids[1], "--json").json["waits_for"]
+    assert reason == f"{owner} has 1 of at most 1 jobs running"
+    assert run("jobs", "show", ids[0], "--json").json["waits_for"] == []
+
+
+def test_logs_are_the_same_from_rows_and_from_the_artifact(
+    run: Run, home: Path, jobs: list[str]
+) -> None:
+    before = run("jobs", "logs", jobs[1])
+    assert len(before.out.splitlines()) > 2
+    with open_tutti(home) as tutti:
+        assert archive_logs(tutti.parts.jobs, tutti.parts.artifacts) == 1
+        assert tutti.parts.jobs.log(jobs[1]) == []
+        assert tutti.job(jobs[1]).log is not None
+    assert run("jobs", "logs", jobs[1]) == before
+    lines = run("jobs", "logs", jobs[1], "--json").out.splitlines()
+    assert json.loads(lines[0])["text"].startswith("submitted by")
+
+
+def test_following_a_log_ends_with_the_job(
+    run: Run, home: Path, jobs: list[str], meanwhile: Meanwhile
+) -> None:
+    with open_tutti(home) as tutti:
+
+        def train() -> None:
+            lease = hold(tutti, jobs[0])
+            tutti.parts.jobs.note([(jobs[0], "goes on after step 3")])
+            tutti.parts.jobs.fail(lease, "NaN")
+
+        meanwhile(train, *[lambda: None] * 100_000)
+        done = run("jobs", "logs", jobs[0], "--follow")
+    assert done.code == 0
+    assert "goes on after step 3" in done.out
+    assert "NaN" in done.out.splitlines()[-1]
+
+
+def test_following_a_log_is_left_by_ctrl_c(run: Run, jobs: list[str], meanwhile: Meanwhile) -> None:
+    meanwhile()
+    done = run("jobs", "logs", jobs[0], "--follow")
+    assert done.code == 0
+    assert "submitted by" in done.out
+    assert done.err == ""
+
+
+def test_watching_prints_what_changes_until_ctrl_c(
+    run: Run, home: Path, jobs: list[str], meanwhile: Meanwhile
+) -> None:
+    with open_tutti(home) as tutti:
+        meanwhile(lambda: None, lambda: hold(tutti, jobs[0]))
+        done = run("jobs", "list", "--watch")
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[1:3] for line in done.out.splitlines()] == [
+        ["one", "queued"],
+        ["two", "failed"],
+        ["one", "running"],
+    ]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Meanwhile, Run, hold, open_tutti
 from tests.tiny import colour_rows, write_rows, write_task
 
 
@@ -37,3 +37,61 @@ def test_a_warning_goes_to_stderr(run: Run, home: Path, tasks: Path) -> None:
 def test_paths_may_be_relative(run: Run, home: Path, tasks: Path) -> None:
     write_task(tasks, "one")
     assert run("submit", "one.yaml").code == 0
+
+
+def test_waiting_ends_with_the_jobs_and_tells_by_its_exit_code(
+    run: Run, home: Path, tasks: Path, meanwhile: Meanwhile
+) -> None:
+    spec = write_task(tasks, "one")
+    with open_tutti(home) as tutti:
+
+        def train() -> None:
+            (job,) = tutti.jobs()
+            tutti.parts.jobs.fail(hold(tutti, job.id), "the loss is not a finite number")
+
+        meanwhile(train, *[lambda: None] * 100_000)
+        done = run("submit", spec, "--wait")
+    assert done.code == 1
+    assert done.out.split()[1:] == ["one", "failed"]
+
+
+def test_following_tells_the_log_and_the_end(
+    run: Run, home: Path, tasks: Path, meanwhile: Meanwhile
+) -> None:
+    spec = write_task(tasks, "one")
+    with open_tutti(home) as tutti:
+
+        def train() -> None:
+            (job,) = tutti.jobs()
+            tutti.parts.jobs.fail(hold(tutti, job.id), "NaN")
+
+        meanwhile(train, *[lambda: None] * 100_000)
+        done = run("submit", spec, "--follow", "--json")
+    said = done.err
+    assert done.code == 1
+    assert "one: attempt 1: taken by gang-1 (host:1:1)" in said
+    assert "one: failed: NaN" in said
+
+
+def test_ctrl_c_ends_the_waiting_alone(
+    run: Run, home: Path, tasks: Path, meanwhile: Meanwhile
+) -> None:
+    meanwhile()
+    done = run("submit", write_task(tasks, "one"), "--wait")
+    assert (done.code, done.out) == (1, "")
+    assert "stopped watching; the jobs stay as they are" in done.err
+    with open_tutti(home) as tutti:
+        assert [job.state for job in tutti.jobs()] == ["queued"]
+
+
+def test_waiting_for_what_is_done_already_returns_at_once(
+    run: Run, home: Path, tasks: Path, meanwhile: Meanwhile
+) -> None:
+    spec = write_task(tasks, "one")
+    (job,) = run("submit", spec, "--json").json
+    run("jobs", "cancel", job["id"])
+    meanwhile()
+    with open_tutti(home) as tutti:
+        tutti.submit([spec])  # queues it again
+        tutti.cancel(job["id"])
+        assert [each.state for each in tutti.wait([job["id"]])] == ["cancelled"]
