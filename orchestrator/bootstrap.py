@@ -100,12 +100,14 @@ class Parts:
 
     @cached_property
     def mirror(self) -> "MlflowMirror":
+        from orchestrator.registry.leadership import MLFLOW, Leadership, Turn
         from orchestrator.tracking.mlflow_mirror import MlflowMirror
 
         uri = self.settings.mlflow_tracking_uri
         has_server = uri.startswith(("http://", "https://"))
         root = None if has_server else self.settings.mlflow_artifacts
-        return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, artifact_root=root)
+        turn = Turn(Leadership(self.database, MLFLOW), _holder(), _is_dead) if has_server else None
+        return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, root, turn)
 
     @cached_property
     def actor(self) -> str:
@@ -178,6 +180,7 @@ class Parts:
             gang_workers=settings.gang_workers,
             step_positions=settings.step_positions,
             grow_positions=settings.grow_positions,
+            task_bytes=float(settings.task_memory_mb << 20),
             turn_s=settings.gang_turn_s,
             idle_s=settings.gang_idle_s,
             zero_stage=None if settings.zero_stage == "auto" else settings.zero_stage,

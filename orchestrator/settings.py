@@ -59,6 +59,8 @@ class Settings(BaseModel):
     #: a free worker is rather given a gang of its own.
     step_positions: int = Field(8_192, ge=16)
     grow_positions: int = Field(4_096, ge=16)
+    #: Memory of each worker for what its jobs learn: encoders, and what their optimizers keep.
+    task_memory_mb: int = Field(4096, ge=1)
     #: Seconds a gang without work stays up, and its turn while jobs that need another one wait.
     gang_idle_s: float = Field(60.0, ge=0)
     gang_turn_s: float = Field(300.0, ge=0)

@@ -29,6 +29,7 @@ class CheckedTask:
     base_fingerprint: str
     datasets: Mapping[str, Dataset]
     num_positions: float
+    num_bytes: float
     warnings: tuple[str, ...] = ()
 
 
@@ -53,7 +54,10 @@ def check_task(path: Path, parts: Parts) -> CheckedTask:
         start_tokens(trial, tokenizer)
     positions = data.mean_positions * sum(trial.training.batch_size for trial in trials)
     warnings = _overlap_warnings(spec, datasets)
-    return CheckedTask(spec, path.parent, base.fingerprint, datasets, positions, warnings)
+    num_bytes = sum(_num_bytes(trial, base.hidden_size) for trial in trials)
+    return CheckedTask(
+        spec, path.parent, base.fingerprint, datasets, positions, num_bytes, warnings
+    )
 
 
 def store_task(task: CheckedTask, parts: Parts, nonce: str) -> Submission:
@@ -71,8 +75,17 @@ def store_task(task: CheckedTask, parts: Parts, nonce: str) -> Submission:
         datasets={split: artifact.digest for split, artifact in stored.items()},
         num_rows={split: len(dataset) for split, dataset in task.datasets.items()},
         num_positions=task.num_positions,
+        num_bytes=task.num_bytes,
         nonce=nonce,
     )
+
+
+def _num_bytes(spec: TaskSpec, token_dim: int) -> float:
+    """What a training holds of an encoder: weights, gradient, two moments, the best weights."""
+    from orchestrator.training.prompt_module import num_learned
+
+    num_virtual_tokens = spec.parsed_template().num_virtual_tokens
+    return 5 * 4.0 * num_learned(spec.encoder, num_virtual_tokens, token_dim)
 
 
 def raise_all(faults: Sequence[InvalidInput]) -> None:

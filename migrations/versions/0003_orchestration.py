@@ -55,6 +55,7 @@ def _job_columns() -> list[sa.Column[Any]]:
         sa.Column("is_data_parallel", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("num_positions", sa.Float(), nullable=False, server_default=sa.text("0")),
         sa.Column("num_steps", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        sa.Column("num_bytes", sa.Float(), nullable=False, server_default=sa.text("0")),
     ]
 
 

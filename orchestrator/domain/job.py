@@ -82,8 +82,9 @@ class Submission:
     """What a submit writes: the spec, its base's fingerprint, and its data sets by split.
 
     `num_positions` is the work in one training step: the mean token positions of a row times the
-    batch size, for all trials of a sweep; the planner balances ranks by it. `nonce` makes a forced
-    submission a new job.
+    batch size, for all trials of a sweep; the planner balances ranks by it. `num_bytes` is what its
+    encoders and their optimizers take of a worker's memory. `nonce` makes a forced submission a new
+    job.
     """
 
     spec: TaskSpec
@@ -92,6 +93,7 @@ class Submission:
     num_rows: Mapping[str, int]
     num_positions: float
     nonce: str = ""
+    num_bytes: float = 0.0
 
     @property
     def idempotency_key(self) -> str:
@@ -196,8 +198,9 @@ class Attempt:
 class QueuedJob:
     """What scheduling knows of a job: little, for there may be a hundred thousand of them.
 
-    `num_positions` are those of one training step, `num_steps` the spec's; `zero_stage` is None
-    where the spec leaves it open. `gang` is set for a job that a gang holds.
+    `num_positions` are those of one training step, `num_steps` the spec's, `num_bytes` what it
+    takes of a worker's memory; `zero_stage` is None where the spec leaves it open. `gang` is set
+    for a job that a gang holds.
     """
 
     id: str
@@ -211,6 +214,7 @@ class QueuedJob:
     num_positions: float
     num_steps: int
     gang: str | None = None
+    num_bytes: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def planning_values(submission: Submission) -> dict[str, Any]:
         "zero_stage": spec.sharding.zero_stage if spec.sharding else None,
         "is_data_parallel": spec.is_data_parallel,
         "num_positions": submission.num_positions,
+        "num_bytes": submission.num_bytes,
         "num_steps": max(trial.training.steps for trial in spec.trials().values()),
     }
 
@@ -73,6 +74,7 @@ def submission_to_json(submission: Submission) -> dict[str, Any]:
         "num_rows": dict(submission.num_rows),
         "num_positions": submission.num_positions,
         "nonce": submission.nonce,
+        "num_bytes": submission.num_bytes,
     }
 
 

@@ -178,6 +178,7 @@ jobs = Table(
     _flag("is_data_parallel", server_default=false()),
     Column("num_positions", Float(), nullable=False, server_default=text("0")),
     _number("num_steps", server_default=text("0")),
+    Column("num_bytes", Float(), nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in JobState)})", "known_state"),
     Index(None, "state", "priority", "created_at"),
     Index(None, "created_at"),

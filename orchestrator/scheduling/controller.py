@@ -162,6 +162,9 @@ class Controller:
         else:
             leader = self._leadership.leader()
             self.leader = leader.holder if leader else None
+            for keeper in self._keepers:  # nobody plans for them any more, or sees their workers
+                if keeper.is_open:
+                    keeper.close("another controller leads")
 
     def _recover(self) -> None:
         """What a leader puts right: jobs and gangs whose holder is gone, jobs that wait in vain."""

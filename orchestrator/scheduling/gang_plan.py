@@ -6,6 +6,7 @@ beside it. When workers run out, a gang without work ends at once, one that had 
 for those who waited long, and one of less urgent jobs is drained.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,13 +45,14 @@ class GangView:
 class Limits:
     """The cluster's workers, and the policy's numbers. A gang has at most `gang_workers`, for they
     start again together when one dies (more where the base or rows are split); positions are a
-    worker's in one step;
+    worker's in one step, `task_bytes` its memory for encoders and their optimizers;
     `turn_s` is how long a gang may stay while jobs that need another wait, and how long these
     must have waited for that; `idle_s` how long a gang without jobs stays when nobody waits."""
 
     num_workers: int
     gang_workers: int = 16
     step_positions: float = 8_192.0
+    task_bytes: float = math.inf
     grow_positions: float = 4_096.0
     turn_s: float = 300.0
     idle_s: float = 60.0
@@ -101,20 +103,28 @@ class _Place:
     num_workers: int
     name: str | None = None
     positions: float = 0.0
+    num_bytes: float = 0.0
     job_ids: list[str] = field(default_factory=list)
 
-    def takes(self, job: QueuedJob, positions: float) -> bool:
-        """Whether it takes a job, at so many positions a worker; an empty one takes any."""
-        room = positions * self.num_workers - self.positions
-        return self.positions == 0 or job.num_positions <= room
+    def takes(self, job: QueuedJob, positions: float, num_bytes: float) -> bool:
+        """Whether it takes a job, at so many positions and bytes a worker; an empty one takes
+        any."""
+        has_room = self.positions + job.num_positions <= positions * self.num_workers
+        has_memory = self.num_bytes + job.num_bytes <= num_bytes * self.num_workers
+        return self.positions == 0 or (has_room and has_memory)
 
     @property
     def wants_worker(self) -> bool:
         """Whether it is still to be started, with a job on each worker."""
         return self.name is None and len(self.job_ids) >= self.num_workers
 
-    def add(self, job: QueuedJob) -> None:
+    def hold(self, job: QueuedJob) -> None:
+        """Count the work of a job that it has."""
         self.positions += job.num_positions
+        self.num_bytes += job.num_bytes
+
+    def add(self, job: QueuedJob) -> None:
+        self.hold(job)
         self.job_ids.append(job.id)
 
 
@@ -161,7 +171,7 @@ class _Planning:
                 by_name[gang.name] = place
         for job in held:
             if job.gang in by_name:
-                by_name[job.gang].positions += job.num_positions
+                by_name[job.gang].hold(job)
         self.waiting: dict[GangKey, QueuedJob] = {}
         self.num_unplaced = 0
 
@@ -179,10 +189,11 @@ class _Planning:
 
     def _find(self, key: GangKey, job: QueuedJob) -> _Place | None:
         places = self._places.get(key, [])
-        calm = [p for p in places if p.takes(job, self._limits.grow_positions)]
+        limits = self._limits
+        calm = [p for p in places if p.takes(job, limits.grow_positions, limits.task_bytes)]
         if self._free > 0 and (not calm or all(place.wants_worker for place in calm)):
             return self._grow(key)
-        busy = [p for p in places if p.takes(job, self._limits.step_positions)]
+        busy = [p for p in places if p.takes(job, limits.step_positions, limits.task_bytes)]
         return min(calm or busy, key=lambda p: p.positions / p.num_workers, default=None)
 
     def _grow(self, key: GangKey) -> _Place:

@@ -18,6 +18,7 @@ from orchestrator.tracking.mlflow_client import explain, is_database, open_clien
 from orchestrator.tracking.mlflow_projection import PICTURE, MlflowProjection
 
 if TYPE_CHECKING:
+    from orchestrator.registry.leadership import Turn
     from orchestrator.registry.outbox import Outbox, OutboxItem
     from orchestrator.registry.prompt_registry import PromptRegistry
 
@@ -34,7 +35,8 @@ class Delivery:
 
 
 class MlflowMirror:
-    """Tells MLflow what happened. `artifact_root`: where an MLflow without a server keeps files."""
+    """Tells MLflow what happened. `artifact_root`: where an MLflow without a server keeps files.
+    Processes that share a server take turns: two at once would make a version two runs."""
 
     def __init__(
         self,
@@ -43,21 +45,24 @@ class MlflowMirror:
         registry: "PromptRegistry",
         artifacts: ArtifactStore,
         artifact_root: Path | None = None,
+        turn: "Turn | None" = None,
     ) -> None:
         self.tracking_uri = tracking_uri
         self._outbox = outbox
         self._registry = registry
         self._artifacts = artifacts
         self._artifact_root = artifact_root
+        self._turn = turn
         self._projection: MlflowProjection | None = None
 
     def deliver(self) -> Delivery:
-        """Deliver what is pending. Without any, MLflow is not even imported."""
+        """Deliver what is pending. Without any, MLflow is not even imported; while another process
+        delivers, it is left to that."""
         if not self._outbox.num_pending():
             return Delivery(0, 0)
         try:
             with self._alone():
-                num_delivered, error = self._deliver(self._outbox.pending(MAX_ITEMS))
+                num_delivered, error = self._deliver(self._pending())
         except OSError as failure:
             num_delivered, error = 0, explain(failure, self.tracking_uri)
         return Delivery(num_delivered, self._outbox.num_pending(), error)
@@ -83,11 +88,19 @@ class MlflowMirror:
         except Exception:  # a picture is not worth an error
             return None
 
+    def _pending(self) -> "list[OutboxItem]":
+        """Seen in this process's own turn: another may have delivered some until now."""
+        if self._turn is not None and not self._turn.take():
+            return []
+        return self._outbox.pending(MAX_ITEMS)
+
     def _deliver(self, items: "list[OutboxItem]") -> tuple[int, str | None]:
         """Stop at the first failure of MLflow; where the fault is a version's own (a lost
         artifact), go on with the other tasks."""
         num_delivered, first_error, blocked = 0, None, set()
         for item in items:
+            if self._turn is not None and not self._turn.take():
+                break
             task = item.payload["task"]
             if task in blocked:
                 continue
@@ -148,9 +161,14 @@ class MlflowMirror:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Beside an embedded MLflow, one process delivers at a time."""
+        """Beside an embedded MLflow, one process delivers at a time, the others wait; of a server,
+        each item is somebody's turn."""
         if self._artifact_root is None:
-            yield
+            try:
+                yield
+            finally:
+                if self._turn is not None:
+                    self._turn.end()
             return
         self._artifact_root.mkdir(parents=True, exist_ok=True)
         with (self._artifact_root / ".lock").open("w") as lock:

@@ -35,6 +35,13 @@ def build_prompt(
     return AnchoredPrompt(anchor, encoder, start.scale)
 
 
+def num_learned(spec: EncoderSpec, num_virtual_tokens: int, token_dim: int) -> int:
+    """How many numbers an encoder learns, without building it."""
+    with torch.device("meta"):
+        encoder = _new_encoder(spec, num_virtual_tokens, token_dim)
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
 def _new_encoder(spec: EncoderSpec, num_virtual_tokens: int, token_dim: int) -> torch.nn.Module:
     if spec.type == "embedding":
         table = PromptTuningConfig(num_virtual_tokens=num_virtual_tokens, token_dim=token_dim)

@@ -22,7 +22,7 @@ from orchestrator.registry.migrate import VERSION_TABLE, head
 from tests.acceptance.conftest import TUTTI
 from tests.tiny import make_tiny_base, write_task
 
-pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.faults, pytest.mark.timeout(600)]
 SERVICES = ["mlflow", "postgres", "ray-head", "ray-worker-1", "ray-worker-2"]
 TASKS = ("first", "second")
 #: A driver as orchestrator/cluster.py is one: prints the nodes that it finds.

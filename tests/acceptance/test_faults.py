@@ -1,26 +1,33 @@
-"""Kills real processes on purpose, and looks at the database, the artifacts and MLflow after."""
+"""Kills, stops and crowds real trainings on this machine's embedded parts (SQLite, a Ray of its own);
+looks at the database, the artifacts and MLflow after."""
 
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import TUTTI, Home
+from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home
 from tests.tiny import keeps_row_bits, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 LONG = {"steps": 400, "batch_size": 4, "learning_rate": 0.01, "seed": 1}
+TASKS = ("task-0", "task-1")
 
 
-def start_training(home: Home, specs: list[Path]) -> "subprocess.Popen[str]":
+def start(home: Home, *arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [str(TUTTI), "train", *map(str, specs)],
+        [str(TUTTI), *map(str, arguments)],
         env=home.env,
+        cwd=home.tasks,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -38,6 +45,41 @@ def wait_for(process: "subprocess.Popen[str]", pattern: str) -> list[str]:
     raise AssertionError(f"never said {pattern!r}: {''.join(said)}")
 
 
+def until(is_so: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
+    """Look again until there is something to see; the first that is."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"it never came so far: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def rows(home: Home, query: str) -> list[tuple[Any, ...]]:
+    """Ask the database itself, past Tutti."""
+    with closing(sqlite3.connect(home.folder / "tutti.db", timeout=30)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def states(home: Home) -> dict[str, str]:
+    return dict(rows(home, "SELECT task, state FROM jobs"))
+
+
+def job_id(home: Home, task: str) -> str:
+    ((found,),) = rows(home, f"SELECT id FROM jobs WHERE task = '{task}'")
+    return str(found)
+
+
+def attempts(home: Home, task: str) -> list[tuple[str, str | None]]:
+    """How each attempt ended, and by whose fault."""
+    shown = home.json("jobs", "show", job_id(home, task))
+    return [(each["outcome"], each["fault"]) for each in shown["attempts"]]
+
+
+def told(home: Home, task: str) -> str:
+    """What `tutti jobs show` says for people."""
+    return home.tutti("jobs", "show", job_id(home, task)).stdout
+
+
 def workers_of(home: Home) -> list[int]:
     """Process ids that write this home's worker logs."""
     pids = []
@@ -51,96 +93,203 @@ def workers_of(home: Home) -> list[int]:
     return pids
 
 
-def resumed(home: Home) -> str:
-    """What the workers say of tasks that go on from a checkpoint."""
-    logs = sorted(home.folder.glob("logs/*/worker-*.log"))
-    text = "".join(log.read_text(errors="replace") for log in logs)
-    return " ".join(line for line in text.splitlines() if "goes on after step" in line)
-
-
 def leftovers(home: Home) -> set[str]:
-    """Stored artifacts that neither a version nor a job's data set is."""
+    """Stored artifacts that nothing refers to: no version, no job."""
     versions = home.json("prompts", "list")
     known = {each["digest"] for v in versions for each in v["artifacts"].values()}
     known |= {digest for v in versions for digest in v["lineage"]["datasets"].values()}
+    known |= {digest for row in rows(home, "SELECT checkpoint, log FROM jobs") for digest in row}
     return {path.name for path in home.folder.glob("artifacts/sha256/*/*")} - known
 
 
 def result_of(home: Home, task: str) -> Any:
-    """What of a version must not depend on interruptions."""
+    """What of a version must not depend on what happened around it."""
     version = home.json("prompts", "show", f"{task}@1")
     return version["digest"], version["artifacts"]["encoder"]["digest"]
+
+
+def check_results(home: Home, undisturbed: dict[str, Any]) -> None:
+    """One version a task, with the weights of the undisturbed run (to the bit, where kernels allow
+    it), each told to MLflow in a run of its own; nothing is left to tell."""
+    refs = [version["ref"] for version in home.json("prompts", "list")]
+    for task, expected in undisturbed.items():
+        assert [ref for ref in refs if ref.startswith(task)] == [f"{task}@1"]
+        if keeps_row_bits():
+            assert result_of(home, task) == expected
+    runs = [version["lineage"]["mlflow_run_id"] for version in home.json("prompts", "list")]
+    assert all(runs)
+    assert len(set(runs)) == len(runs)
+    assert rows(home, "SELECT count(*) FROM outbox WHERE delivered_at IS NULL") == [(0,)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(new_home: Any) -> dict[str, Any]:
     """The results of the same tasks when nothing happens."""
     home: Home = new_home("undisturbed")
-    specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
-    done = home.tutti("train", *specs)
+    done = home.tutti("train", *write_tasks(home))
     assert done.returncode == 0, done.stderr
-    return {f"task-{i}": result_of(home, f"task-{i}") for i in range(2)}
+    assert leftovers(home) == set()
+    return {task: result_of(home, task) for task in TASKS}
 
 
-def check(home: Home, undisturbed: dict[str, Any]) -> None:
-    """Every job done once, with the weights of the undisturbed run (to the bit, where kernels
-    allow it); nothing left to tell MLflow."""
-    if keeps_row_bits():
-        for task, expected in undisturbed.items():
-            assert result_of(home, task) == expected
-    versions = home.json("prompts", "list")
-    assert sorted(version["ref"] for version in versions) == ["task-0@1", "task-1@1"]
-    assert all(version["lineage"]["mlflow_run_id"] for version in versions)
-    assert {job["state"] for job in home.json("jobs", "list")} == {"succeeded"}
+def write_tasks(home: Home) -> list[Path]:
+    return [write_task(home.tasks, task, training=LONG) for task in TASKS]
 
 
 def test_a_killed_driver_loses_nothing(new_home: Any, undisturbed: dict[str, Any]) -> None:
     home: Home = new_home("killed-driver", TUTTI_CHECKPOINT_S="0")
-    specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
-    process = start_training(home, specs)
+    specs = write_tasks(home)
+    process = start(home, "train", *specs)
     wait_for(process, r"step 1\d\d/")
     process.kill()
     process.wait()
     again = home.tutti("train", *specs)
     assert again.returncode == 0, again.stderr
-    check(home, undisturbed)
-    assert "task-0: goes on after step" in resumed(home)
-    job = home.json("jobs", "list", "--task", "task-0")[0]
-    assert "holder died" in home.tutti("jobs", "show", job["id"]).stdout
+    check_results(home, undisturbed)
+    for task in TASKS:
+        assert attempts(home, task) == [("reclaimed", "machine"), ("succeeded", None)]
+        said = told(home, task)
+        assert "attempt 1 lost: the holder died; queued again" in said
+        assert "goes on after step" in said
+    # What was stored and not counted yet may be left, of each task.
+    assert len(leftovers(home)) <= len(TASKS)
 
 
 def test_a_killed_worker_is_replaced(new_home: Any, undisturbed: dict[str, Any]) -> None:
     home: Home = new_home("killed-worker", TUTTI_CHECKPOINT_S="0")
-    specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
-    process = start_training(home, specs)
+    process = start(home, "train", *write_tasks(home))
     wait_for(process, r"step 1\d\d/")
     victims = workers_of(home)
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
-    check(home, undisturbed)
-    assert "task-0: goes on after step" in resumed(home)
-    # Superseded checkpoints are gone; what the killed worker stored and never told may be left.
-    assert len(leftovers(home)) <= 1
+    check_results(home, undisturbed)
+    for task in TASKS:
+        assert attempts(home, task) == [("succeeded", None)]
+        assert "the gang's workers start again" in told(home, task)
+        assert "goes on after step" in told(home, task)
+    assert len(leftovers(home)) <= len(TASKS)
 
 
 def test_an_interrupt_puts_the_jobs_back(new_home: Any, undisturbed: dict[str, Any]) -> None:
     home: Home = new_home("interrupted", TUTTI_CHECKPOINT_S="0")
-    specs = [write_task(home.tasks, f"task-{i}", training=LONG) for i in range(2)]
-    process = start_training(home, specs)
+    specs = write_tasks(home)
+    process = start(home, "train", *specs)
     wait_for(process, r"step 1\d\d/")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1
+    assert "unfinished jobs are back in the queue" in said
     assert "Traceback" not in said
-    states = {job["state"] for job in home.json("jobs", "list")}
-    assert "running" not in states
-    deadline = time.monotonic() + 60
-    while workers_of(home) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert workers_of(home) == []
+    assert states(home) == dict.fromkeys(TASKS, "queued")
+    until(lambda: not workers_of(home), "its workers end", 60)
     again = home.tutti("train", *specs)
     assert again.returncode == 0, again.stderr
-    check(home, undisturbed)
-    assert "task-0: goes on after step" in resumed(home)
+    check_results(home, undisturbed)
+    for task in TASKS:
+        assert attempts(home, task) == [("released", "preemption"), ("succeeded", None)]
+        assert "the controller was stopped; queued again" in told(home, task)
+        assert "goes on after step" in told(home, task)
+    assert leftovers(home) == set()
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """One training that much happens in: `said` is what it told, `seen` the states in which jobs
+    were cancelled."""
+
+    home: Home
+    said: str
+    seen: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def crowd(new_home: Any) -> Crowd:
+    """Two tasks are trained beside one whose loss is soon no number, one that is cancelled while
+    its gang starts, and one without end. When all train, another process submits one more; when
+    that is done, the one without end is cancelled."""
+    home: Home = new_home("crowd", TUTTI_CHECKPOINT_S="0")
+    endless = write_task(home.tasks, "endless", training={**LONG, "steps": 1_000_000})
+    early = write_task(home.tasks, "early", training=LONG)
+    bad = write_task(home.tasks, "bad", training={**LONG, "learning_rate": 1e30})
+    late = write_task(home.tasks, "late")
+    process = start(home, "train", *write_tasks(home), bad, early, endless)
+    seen = {}
+    try:
+        until(lambda: states(home).get("early") == "admitted", "a job is admitted")
+        seen["early"] = states(home)["early"]
+        cancelled = home.tutti("jobs", "cancel", job_id(home, "early"))
+        assert cancelled.returncode == 0, cancelled.stderr
+        wait_for(process, r"task-0: step \d+/")
+        submitted = home.tutti("submit", late)
+        assert submitted.returncode == 0, submitted.stderr
+        until(lambda: states(home)["late"] == "succeeded", "the late job is done")
+        until(lambda: {states(home)[t] for t in TASKS} == {"succeeded"}, "the tasks are done")
+        seen["endless"] = states(home)["endless"]
+        cancelled = home.tutti("jobs", "cancel", job_id(home, "endless"))
+        assert cancelled.returncode == 0, cancelled.stderr
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 1, said
+    return Crowd(home, said, seen)
+
+
+def test_a_task_whose_loss_is_no_number_fails_alone(
+    crowd: Crowd, undisturbed: dict[str, Any]
+) -> None:
+    home = crowd.home
+    check_results(home, undisturbed)
+    assert states(home)["bad"] == "failed"
+    assert attempts(home, "bad") == [("failed", "user")]
+    assert "is not a finite number at step" in told(home, "bad")
+    assert "lower training.learning_rate" in told(home, "bad")
+    for task in TASKS:
+        assert attempts(home, task) == [("succeeded", None)]
+
+
+def test_a_job_of_another_process_is_taken_into_the_running_gang(crowd: Crowd) -> None:
+    (gang,) = crowd.home.json("gangs", "list", "--all")
+    assert gang["error"] is None
+    assert gang["ended_at"]
+    shown = crowd.home.json("jobs", "show", job_id(crowd.home, "late"))
+    assert [each["gang"] for each in shown["attempts"]] == [gang["name"]]
+    assert shown["state"] == "succeeded"
+    assert shown["version"] == 1
+
+
+def test_a_job_is_cancelled_in_every_state_that_has_no_end(crowd: Crowd) -> None:
+    home = crowd.home
+    assert crowd.seen == {"early": "admitted", "endless": "running"}
+    for task in crowd.seen:
+        assert attempts(home, task) == [("cancelled", None)]
+    for task in ("queued", "paused"):
+        home.tutti("submit", write_task(home.tasks, task))
+    home.tutti("jobs", "pause", job_id(home, "paused"))
+    assert {states(home)[task] for task in ("queued", "paused")} == {"queued", "paused"}
+    for task in ("queued", "paused", "early"):  # the last one for the second time
+        done = home.tutti("jobs", "cancel", job_id(home, task))
+        assert done.returncode == 0, done.stderr
+    for task in ("queued", "paused", "early", "endless"):
+        assert states(home)[task] == "cancelled"
+        assert told(home, task).count("cancelled by") == 1 + (task in crowd.seen)
+        assert home.json("prompts", "list", "--task", task) == []
+    for task, state in {"bad": "failed", "late": "succeeded"}.items():
+        refused = home.tutti("jobs", "cancel", job_id(home, task))
+        assert refused.returncode == 2, refused.stderr
+        assert f"has already {state}: it cannot be cancelled" in refused.stderr
+        assert states(home)[task] == state
+    assert leftovers(home) == set()
+
+
+def test_one_spec_submitted_by_four_processes_is_one_job(new_home: Any) -> None:
+    home: Home = new_home("four")
+    spec = write_task(home.tasks, "task-0")
+    processes = [start(home, "submit", spec) for _ in range(4)]
+    said = [process.communicate(timeout=TIMEOUT_S) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+    assert rows(home, "SELECT task, state, attempts FROM jobs") == [("task-0", "queued", 0)]
+    assert sum("unchanged, queued" in out for out, _ in said) == 3
+    assert leftovers(home) == {path.name for path in home.folder.glob("artifacts/sha256/*/*")}
+    assert len(leftovers(home)) == 2  # the job's data, each split once

@@ -58,6 +58,14 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_ARTIFACT_URL": "s3://bucket/tutti",
         "TUTTI_RAY_ADDRESS": "ray://head:10001",
         "TUTTI_NUM_WORKERS": "4",
+        "TUTTI_GANG_WORKERS": "8",
+        "TUTTI_MIN_WORKERS": "2",
+        "TUTTI_STEP_POSITIONS": "16384",
+        "TUTTI_GROW_POSITIONS": "2048",
+        "TUTTI_TASK_MEMORY_MB": "1024",
+        "TUTTI_GANG_IDLE_S": "5",
+        "TUTTI_GANG_TURN_S": "30",
+        "TUTTI_START_TIMEOUT_S": "100",
         "TUTTI_ZERO_STAGE": "3",
         "TUTTI_DEVICE_MEMORY_GB": "11.5",
         "TUTTI_OFFLOAD": "nvme",
@@ -72,8 +80,10 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert {f"TUTTI_{name.upper()}" for name in Settings.model_fields} == set(environ)
     settings = read_settings(environ, cwd)
     assert settings.zero_stage == 3
-    assert settings.num_workers == 4
-    assert settings.lease_s == 7.5
+    assert (settings.num_workers, settings.gang_workers, settings.min_workers) == (4, 8, 2)
+    assert (settings.step_positions, settings.grow_positions) == (16384, 2048)
+    assert (settings.task_memory_mb, settings.gang_idle_s, settings.gang_turn_s) == (1024, 5, 30)
+    assert (settings.lease_s, settings.start_timeout_s) == (7.5, 100)
     assert (settings.offload, settings.offload_folder) == ("nvme", Path("/mnt/nvme"))
     assert (settings.device_memory_gb, settings.max_positions) == (11.5, 4096)
     assert (settings.context_memory_mb, settings.context_disk_mb) == (512, 2048)

@@ -71,6 +71,9 @@ def test_a_right_spec_becomes_a_job_with_its_data_stored(tutti: Tutti, tasks: Pa
         assert tutti.parts.artifacts.get_bytes(digest) == files[split].read_bytes()
     assert Written.of(tutti) == Written(1, 2)
     assert submission.num_positions == pytest.approx(4 * (3.375 + 4 + 4.5), rel=0.05)
+    width, hidden, tokens = 64, 16, 4
+    learned = tokens * width + (width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * width
+    assert submission.num_bytes == 5 * 4 * learned
 
 
 def test_submitting_twice_is_the_same_job(tutti: Tutti, tasks: Path) -> None:
@@ -182,6 +185,7 @@ def test_a_sweep_is_one_job_with_the_work_of_all_its_trials(tutti: Tutti, tasks:
     (swept,) = tutti.submit([write_task(tasks, "swept", sweep={"over": over})])
     work = plain.job.submission.num_positions
     assert swept.job.submission.num_positions == pytest.approx(8 * work)
+    assert swept.job.submission.num_bytes == 4 * plain.job.submission.num_bytes
     assert len(tutti.job(swept.job.id).submission.spec.trials()) == 4
     (again,) = tutti.submit([write_task(tasks, "swept", sweep={"over": over})])
     assert not again.is_new

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orchestrator.registry.database import Database
-from orchestrator.registry.leadership import Leadership
+from orchestrator.registry.leadership import MLFLOW, Leadership, Turn
 
 
 def alive(holder: str) -> bool:
@@ -78,3 +78,13 @@ def test_of_many_at_once_one_leads(leadership: Leadership, is_new: bool) -> None
     with ThreadPoolExecutor(8) as pool:
         terms = list(pool.map(lambda i: leadership.lead(f"{i}", 60, alive), range(16)))
     assert [term for term in terms if term is not None] == [1 if is_new else 2]
+
+
+def test_processes_take_turns_whoever_leads_in_something_else(database: Database) -> None:
+    Leadership(database).lead("b", 60, alive)
+    first, second = (Turn(Leadership(database, MLFLOW), each, alive) for each in ("a", "b"))
+    assert [first.take(), first.take(), second.take()] == [True, True, False]
+    second.end()
+    assert first.take()
+    first.end()
+    assert [second.take(), first.take()] == [True, False]

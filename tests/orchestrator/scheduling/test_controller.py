@@ -11,6 +11,7 @@ from orchestrator.registry.engine import transaction
 from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
+from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.scheduling.controller import MAX_LAUNCH_FAILURES, STOPPED, Controller
 from orchestrator.scheduling.gang_keeper import DATABASE_AWAY
@@ -564,6 +565,27 @@ def test_of_two_controllers_one_leads_and_the_other_starts_nothing(
     run(second, clock, 2)
     assert second.is_leading
     assert len(launcher.gangs) == 2
+
+
+def test_a_gang_of_a_controller_that_leads_no_more_ends_with_its_last_job(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    leadership: Leadership,
+    queue: JobQueue,
+    clock: Clock,
+) -> None:
+    first, second = make_controller(holder="a:1:1"), make_controller(holder="b:1:1")
+    job = submit("colour")
+    run(first, clock)
+    leadership.resign("a:1:1")
+    run(second, clock)
+    run(first, clock)
+    assert (first.is_leading, second.is_leading, first.num_gangs) == (False, True, 1)
+    launcher.gang.train()
+    run(first, clock, 2)
+    assert queue.get(job.id).state == JobState.SUCCEEDED
+    assert first.num_gangs == 0
 
 
 # A database that is away

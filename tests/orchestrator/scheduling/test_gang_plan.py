@@ -78,6 +78,16 @@ def test_without_free_workers_a_gang_fills_up_to_the_budget_of_a_step() -> None:
     assert admit == AdmitJobs("g", ("0", "1", "2"))
 
 
+def test_a_gang_takes_no_more_than_its_workers_memory_holds() -> None:
+    limits = Limits(num_workers=1, zero_stage=0, task_bytes=10e9)
+    jobs = [queued(f"{i}", num_bytes=4e9) for i in range(4)]
+    (admit,) = plan(jobs, [held("x", "g", num_bytes=1e9)], [], [GangView("g", A, 1)], limits, NOW)
+    assert admit == AdmitJobs("g", ("0", "1"))
+    huge = queued("huge", num_bytes=11e9)
+    assert plan([huge], [held("x", "g")], [], [GangView("g", A, 1)], limits, NOW) == []
+    assert plan([huge], [], [], [GangView("g", A, 1)], limits, NOW) == [AdmitJobs("g", ("huge",))]
+
+
 def test_a_job_larger_than_the_budget_has_an_empty_gang_for_itself() -> None:
     limits = Limits(num_workers=1, zero_stage=0, step_positions=1000.0)
     large = queued("large", num_positions=5000.0)

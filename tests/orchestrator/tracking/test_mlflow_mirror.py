@@ -15,6 +15,7 @@ import pytest
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.prompt_version import PromptRef, PromptVersion, TrainedPrompt
 from orchestrator.registry.database import Database
+from orchestrator.registry.leadership import MLFLOW, Leadership, Turn
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.tracking.mlflow_client import open_client
@@ -238,6 +239,24 @@ def test_the_real_registry_is_mirrored(
     target = client.get_model_version_by_alias(TASK, "production")
     assert (str(target.version), target.run_id) == (version.model_version, version.run_id)
     assert Path(mirror.picture(version) or "").is_file()
+    database.close()
+
+
+def test_processes_that_share_a_server_do_not_deliver_at_once(
+    tmp_path: Path,
+    artifacts: ArtifactStore,
+    make_trained: Callable[[str, int], TrainedPrompt],
+) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/tutti.db")
+    registry, outbox = PromptRegistry(database), Outbox(database)
+    registry.register(make_trained(TASK, 1))
+    mine, other = (Turn(Leadership(database, MLFLOW), h, lambda holder: False) for h in "ab")
+    mirror = MlflowMirror(NOWHERE, outbox, registry, artifacts, turn=mine)
+    assert other.take()
+    assert mirror.deliver() == Delivery(0, 1)
+    other.end()
+    assert mirror.deliver().error is not None  # it tried
+    assert other.take()
     database.close()
 
 
