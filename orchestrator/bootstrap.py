@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.code_version import code_version
+from orchestrator.domain.errors import ClusterUnavailable
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Parts:
     def controller(self, log: Path) -> Iterator["Controller"]:
         """A controller. Ray is joined or started with its first gang, and its noise goes to `log`;
         on the way out unfinished jobs go back to the queue, and Ray is left."""
+        from orchestrator.cluster import num_live_cpus
         from orchestrator.scheduling.controller import Cluster, Controller, ControllerOptions
         from orchestrator.scheduling.gang_keeper import Ledger
         from orchestrator.training.gang import RayGangLauncher
@@ -156,7 +158,12 @@ class Parts:
                 now=time.monotonic,
             )
             cluster = Cluster(
-                launcher, connect, self._planner(launcher), self._verified_max_length, _is_dead
+                launcher=launcher,
+                connect=connect,
+                num_cpus=num_live_cpus,
+                shard=self._planner(launcher),
+                max_length=cache(self._verified_max_length),
+                is_dead=_is_dead,
             )
             options = ControllerOptions(
                 holder=_holder(),
@@ -234,8 +241,15 @@ class Parts:
 
     def _verified_max_length(self, fingerprint: str) -> int:
         """The longest row a base takes, once its files are seen to be what they were."""
+        record = self.bases.get_by_fingerprint(fingerprint)
+        folder = self.base_store.path(fingerprint)
+        if not folder.exists():
+            raise ClusterUnavailable(
+                f"the base {record.name} is not on the controller's machine: {folder}",
+                "Make TUTTI_HOME/bases of the machine that has it visible here, or add it here.",
+            )
         self.base_store.verify(fingerprint)
-        return self.bases.get_by_fingerprint(fingerprint).max_length
+        return record.max_length
 
     def close(self) -> None:
         """Let go of the database, if it was opened."""

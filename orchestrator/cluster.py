@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.errors import ClusterUnavailable
 
 OBJECT_STORE_BYTES = 512 << 20
 _QUIET = {
@@ -31,7 +31,8 @@ _QUIET = {
 def connected(address: str | None, num_workers: int, log: Path) -> Iterator[None]:
     """Join the cluster at `address`, or start one on loopback with a CPU for every worker.
 
-    Raises TuttiError when it cannot; leaves the cluster (and ends one it started) on the way out.
+    Raises ClusterUnavailable when it cannot; leaves the cluster (and ends one it started) on the
+    way out.
     """
     if not address:  # else Ray takes 127.0.0.1 for the machine's outer address (ray#59110)
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -55,7 +56,7 @@ def connected(address: str | None, num_workers: int, log: Path) -> Iterator[None
                     )
         except Exception as error:  # Ray raises many kinds; each means there is no cluster
             where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-            raise TuttiError(
+            raise ClusterUnavailable(
                 f"cannot reach {where}: {str(error).splitlines()[0] if str(error) else error!r}",
                 f"Check TUTTI_RAY_ADDRESS (unset: start one here). Ray's own words: {log}",
             ) from error
@@ -72,6 +73,13 @@ def _own_sigterm() -> Iterator[None]:
     yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+def num_live_cpus() -> int | None:
+    """Processors of the cluster that is joined, as Ray counts them now; None where none is."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else None
 
 
 @contextmanager

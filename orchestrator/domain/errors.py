@@ -7,7 +7,9 @@ TuttiError (1: something failed)
 │   ├── InvalidModelFolder   a base model folder or GGUF file
 │   └── UnknownName          a base, task, version, alias or job that does not exist
 ├── GateRefused (1)          a promotion's condition does not hold
+├── StoreUnavailable (1)     the artifact store cannot be read or written now
 ├── IntegrityError (1)       bytes differ from their digest, or a base from its fingerprint
+├── ClusterUnavailable (1)   no Ray cluster can be reached, or it has no machine to train on
 ├── StaleLease (1)           another holder has taken over: the write changed 0 rows
 └── SchemaMismatch (1)       the database schema is older or newer than the program
 
@@ -55,8 +57,17 @@ class GateRefused(TuttiError):
     """A promotion gate does not hold; the message lists each failed condition with its numbers."""
 
 
+class StoreUnavailable(TuttiError):
+    """The artifact store takes or gives nothing now: its disk, network or permissions. What it
+    holds may be whole, so the same may go well later."""
+
+
 class IntegrityError(TuttiError):
     """Stored bytes are not what their digest or fingerprint says."""
+
+
+class ClusterUnavailable(TuttiError):
+    """There is no cluster to train on now; a later try may find one."""
 
 
 class StaleLease(TuttiError):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from orchestrator.domain.job import Fault
 from orchestrator.domain.prompt_version import TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
 
@@ -140,11 +141,12 @@ class TaskFinished:
 
 @dataclass(frozen=True)
 class TaskFailed:
-    """A task cannot be trained; its neighbours go on."""
+    """A task cannot be trained, here or at all; `fault` says which. Its neighbours go on."""
 
     job_id: str
     reason: str
     epoch: int = 0
+    fault: Fault = Fault.USER
 
 
 TaskEvent = (

@@ -200,7 +200,7 @@ class QueuedJob:
 
     `num_positions` are those of one training step, `num_steps` the spec's, `num_bytes` what it
     takes of a worker's memory; `zero_stage` is None where the spec leaves it open. `gang` is set
-    for a job that a gang holds.
+    for a job that a gang holds; `faults` counts the machine's in a row.
     """
 
     id: str
@@ -215,6 +215,7 @@ class QueuedJob:
     num_steps: int
     gang: str | None = None
     num_bytes: float = 0.0
+    faults: int = 0
 
 
 @dataclass(frozen=True)

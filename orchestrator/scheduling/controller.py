@@ -7,14 +7,21 @@ controller was killed a moment ago.
 """
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from orchestrator.domain.errors import StaleLease, TuttiError
+from orchestrator.domain.errors import (
+    ClusterUnavailable,
+    IntegrityError,
+    InvalidInput,
+    StaleLease,
+    TuttiError,
+)
 from orchestrator.domain.gang import GangLauncher, GangOrder
-from orchestrator.domain.job import Fault
+from orchestrator.domain.job import Fault, QueuedJob
 from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.leadership import Leadership
 from orchestrator.scheduling.gang_keeper import Counters, GangKeeper, Ledger
@@ -25,6 +32,8 @@ from orchestrator.scheduling.gang_plan import (
     GangKey,
     Limits,
     StartGang,
+    WithdrawJob,
+    key_of,
     plan,
 )
 from orchestrator.scheduling.shard_plan import ShardPlan
@@ -35,6 +44,8 @@ MAX_HEARTBEAT_S = 1.0  # so that who looks on is up to date
 #: Planning takes at most this part of the controller's time.
 PLANNING_PART = 0.1
 MAX_LAUNCH_FAILURES = 3
+#: Until a gang that cannot be started now is tried again.
+HOLD_BACK_S = 30.0
 logger = logging.getLogger("tutti.controller")
 
 
@@ -53,14 +64,16 @@ class ControllerOptions:
 @dataclass(frozen=True)
 class Cluster:
     """What the controller asks of the world. `connect` makes sure of a cluster to launch on (or
-    raises TuttiError), `shard` plans how a base is held (fingerprint, stage asked for, workers that
-    would hold it whole), `is_dead` knows holders that are gone for certain."""
+    raises ClusterUnavailable), `num_cpus` counts its processors now (None before it is joined),
+    `shard` plans how a base is held (fingerprint, stage asked for, workers that would hold it
+    whole), `is_dead` knows holders that are gone for certain."""
 
     launcher: GangLauncher
     connect: Callable[[], None]
     shard: Callable[[str, int | None, int], ShardPlan]
     max_length: Callable[[str], int]
     is_dead: Callable[[str], bool]
+    num_cpus: Callable[[], int | None] = lambda: None
     pause: Callable[[float], None] = field(default=time.sleep)
 
 
@@ -73,8 +86,11 @@ class Controller:
         self._ledger, self._leadership = ledger, leadership
         self._cluster, self._options = cluster, options
         self._keepers: list[GangKeeper] = []
-        self._next_beat = self._next_plan = ledger.now()
+        self._next_beat = self._next_plan = self._led = ledger.now()
         self._launch_failures = 0
+        self._held_back: dict[GangKey, float] = {}  # until when
+        self._recovered: float | None = None
+        self._patience = ledger.now()
         self.is_leading = False
         self.leader: str | None = None
         self.database_error: str | None = None
@@ -94,7 +110,8 @@ class Controller:
 
     def step(self, admits: bool = True) -> None:
         """Hear the gangs, write down what they told, take back lost jobs, and start what is queued
-        (if it `admits`). A database that is away is waited for; a cluster that is raises."""
+        (if it `admits`). A database that is away is waited for. Raises TuttiError where there is no
+        cluster to start the first gang on, or one that takes none."""
         for keeper in self._keepers:
             keeper.hear()
         try:
@@ -130,8 +147,9 @@ class Controller:
             self._leadership.resign(self._options.holder)
         except DatabaseUnavailable as error:  # the leases end by themselves
             logger.warning("the database is away", extra={"error": str(error)})
-        self._keepers.clear()
-        self.is_leading = False
+        finally:
+            self._keepers.clear()
+            self.is_leading = False
 
     def _write_down(self) -> None:
         for keeper in list(self._keepers):
@@ -158,17 +176,29 @@ class Controller:
             logger.info("leads" if term else "leads no more", extra={"term": term})
         self.is_leading = term is not None
         if self.is_leading:
-            self.leader = holder
+            self.leader, self._led = holder, self._ledger.now()
         else:
             leader = self._leadership.leader()
             self.leader = leader.holder if leader else None
-            for keeper in self._keepers:  # nobody plans for them any more, or sees their workers
-                if keeper.is_open:
+            for keeper in self._keepers:  # the leader does not know them, and waits for workers
+                if keeper.is_open and keeper.is_idle:
                     keeper.close("another controller leads")
 
     def _recover(self) -> None:
-        """What a leader puts right: jobs and gangs whose holder is gone, jobs that wait in vain."""
+        """What a leader puts right: jobs and gangs whose holder is gone, jobs that wait in vain.
+
+        After the database was away for long, others get a lease's time to write down what they
+        heard meanwhile, before their jobs are taken from them.
+        """
+        known = {job_id for keeper in self._keepers for job_id in keeper.job_ids}
+        self._ledger.queue.disown(self._options.holder, known)  # claims whose answer was lost
         if not self.is_leading:
+            return
+        now, lease_s = self._ledger.now(), self._ledger.lease_s
+        if self._recovered is not None and now - self._recovered > lease_s:
+            self._patience = now + lease_s
+        self._recovered = now
+        if now < self._patience:
             return
         queue = self._ledger.queue
         for job in queue.reclaim(self._cluster.is_dead):
@@ -191,8 +221,21 @@ class Controller:
         gangs = [keeper.view() for keeper in self._keepers]
         ready = queue.ready()
         held = queue.held() if ready or gangs else []
-        limits = self._options.limits
-        return plan(ready, held, queue.quotas(), gangs, limits, queue.now())
+        ready = [job for job in ready if not self._is_held_back(job)]
+        return plan(ready, held, queue.quotas(), gangs, self._limits(), queue.now())
+
+    def _limits(self) -> Limits:
+        """The limits, given the processors there are now and what other controllers' gangs have."""
+        limits, holder = self._options.limits, self._options.holder
+        cpus = self._cluster.num_cpus()
+        num_workers = limits.num_workers if cpus is None else min(limits.num_workers, cpus)
+        others = (gang for gang in self._ledger.book.list() if gang.holder != holder)
+        taken = sum(gang.num_workers for gang in others)
+        return replace(limits, num_workers=max(0, num_workers - taken))
+
+    def _is_held_back(self, job: QueuedJob) -> bool:
+        key = key_of(job, self._options.limits.zero_stage)
+        return self._held_back.get(key, -math.inf) > self._ledger.now()
 
     def _carry_out(self, decision: Decision) -> None:
         if isinstance(decision, StartGang):
@@ -201,20 +244,33 @@ class Controller:
         keeper = next(each for each in self._keepers if each.order.name == decision.gang)
         if isinstance(decision, AdmitJobs):
             self._admit(keeper, decision.job_ids)
+        elif isinstance(decision, WithdrawJob):
+            keeper.withdraw(decision.job_id, decision.reason)
         elif isinstance(decision, CloseGang):
             keeper.close(decision.reason)
         else:
             keeper.drain(decision.reason)
 
     def _start(self, decision: StartGang) -> None:
+        self._cluster.connect()
         try:
             order = self._order(decision.key, decision.num_workers)
         except DatabaseUnavailable:
             raise
-        except TuttiError as error:  # a base that is gone, or fits nowhere
+        except (InvalidInput, IntegrityError) as error:  # a base that was altered
             self._fail(decision.job_ids, str(error))
             return
-        self._cluster.connect()
+        except ClusterUnavailable as error:
+            self._hold_back(decision, str(error))
+            return
+        except TuttiError as error:  # a base that does not fit
+            if self._keepers:  # it may, when others have left
+                self._hold_back(decision, str(error))
+            else:
+                self._fail(decision.job_ids, str(error))
+            return
+        if self._ledger.now() - self._led > self._ledger.lease_s:
+            return  # that took so long that another may lead, with plans of its own
         try:
             gang = self._cluster.launcher.launch(order)
         except Exception as error:  # Ray raises many kinds; each means the cluster does not take it
@@ -225,11 +281,20 @@ class Controller:
                 raise TuttiError(f"no gang can be started on the Ray cluster: {error}") from error
             return
         self._launch_failures = 0
+        self._held_back.pop(decision.key, None)
         logger.info("gang is started", extra={"gang": order.name, "sharding": order.sharding})
         keeper = GangKeeper(gang, order, decision.key, self._ledger)
         self._keepers.append(keeper)
         self._ledger.book.open(order, self._options.holder)
         self._admit(keeper, decision.job_ids)
+
+    def _hold_back(self, decision: StartGang, reason: str) -> None:
+        """Try a gang later; its jobs wait and say why."""
+        if decision.key not in self._held_back:
+            told = [(job_id, f"waits: {reason}") for job_id in decision.job_ids]
+            self._ledger.queue.note(told)
+            logger.warning("gang has to wait", extra={"reason": reason})
+        self._held_back[decision.key] = self._ledger.now() + HOLD_BACK_S
 
     def _order(self, key: GangKey, num_workers: int) -> GangOrder:
         sharding = self._cluster.shard(key.base_fingerprint, key.zero_stage, num_workers)
@@ -260,7 +325,7 @@ class Controller:
     def _fail(self, job_ids: Sequence[str], reason: str) -> None:
         """Fail jobs that no gang can be started for."""
         queue = self._ledger.queue
-        claimed = queue.claim(job_ids, self._options.holder, self._ledger.lease_s, "")
+        claimed = queue.claim(job_ids, self._options.holder, self._ledger.lease_s)
         for _, lease in claimed.values():
             try:
                 queue.fail(lease, reason, Fault.USER)

@@ -3,7 +3,8 @@
 Jobs that can share a base share a gang. A gang has room for `step_positions` of a step on each
 worker; while workers are free, a busy gang is left at `grow_positions` and another one is started
 beside it. When workers run out, a gang without work ends at once, one that had its turn is closed
-for those who waited long, and one of less urgent jobs is drained.
+for those who waited long, and less urgent jobs make room: those of the same base in their gang, the
+others with theirs. A job that was unlucky twice gets a gang of its own, for it may be the cause.
 """
 
 import math
@@ -16,16 +17,19 @@ from orchestrator.scheduling.turns import Turns
 
 #: Jobs in a row that find no place before planning stops looking.
 LOOK_AHEAD = 1000
+#: The machine's faults in a row after which a job trains alone.
+SUSPECT_FAULTS = 2
 
 
 @dataclass(frozen=True)
 class GangKey:
     """What jobs of a gang have in common. `zero_stage` is None where neither spec nor setting
-    says one: the base's size does."""
+    says one: the base's size does. `suspect` is the job of a gang that has one job alone."""
 
     base_fingerprint: str
     zero_stage: int | None
     shares_rows: bool = False
+    suspect: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,15 @@ class AdmitJobs:
 
 
 @dataclass(frozen=True)
+class WithdrawJob:
+    """Put a job of a gang back into the queue, with its checkpoint."""
+
+    gang: str
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class CloseGang:
     """Admit nothing more; the gang ends with its last job."""
 
@@ -92,7 +105,7 @@ class DrainGang:
     reason: str
 
 
-Decision = StartGang | AdmitJobs | CloseGang | DrainGang
+Decision = StartGang | AdmitJobs | WithdrawJob | CloseGang | DrainGang
 
 
 @dataclass
@@ -104,6 +117,7 @@ class _Place:
     name: str | None = None
     positions: float = 0.0
     num_bytes: float = 0.0
+    is_reserved: bool = False
     job_ids: list[str] = field(default_factory=list)
 
     def takes(self, job: QueuedJob, positions: float, num_bytes: float) -> bool:
@@ -111,7 +125,7 @@ class _Place:
         any."""
         has_room = self.positions + job.num_positions <= positions * self.num_workers
         has_memory = self.num_bytes + job.num_bytes <= num_bytes * self.num_workers
-        return self.positions == 0 or (has_room and has_memory)
+        return not self.is_reserved and (self.positions == 0 or (has_room and has_memory))
 
     @property
     def wants_worker(self) -> bool:
@@ -131,7 +145,8 @@ class _Place:
 def key_of(job: QueuedJob, default_zero_stage: int | None) -> GangKey:
     """The kind of gang a job needs."""
     stage = default_zero_stage if job.zero_stage is None else job.zero_stage
-    return GangKey(job.base_fingerprint, stage, job.is_data_parallel)
+    suspect = job.id if job.faults >= SUSPECT_FAULTS else None
+    return GangKey(job.base_fingerprint, stage, job.is_data_parallel, suspect)
 
 
 def plan(
@@ -151,7 +166,8 @@ def plan(
             turns.take(job)
         elif planning.num_unplaced >= LOOK_AHEAD:
             break
-    return [*planning.decisions(), *_make_room(planning.waiting, held, gangs, limits, now)]
+    room = _make_room(planning.waiting, held, gangs, limits, now)
+    return [*planning.decisions(), *_make_room_within(planning.crowded, held, gangs), *room]
 
 
 class _Planning:
@@ -172,7 +188,8 @@ class _Planning:
         for job in held:
             if job.gang in by_name:
                 by_name[job.gang].hold(job)
-        self.waiting: dict[GangKey, QueuedJob] = {}
+        self.waiting: dict[GangKey, QueuedJob] = {}  # the first that has no gang, of each kind
+        self.crowded: dict[GangKey, QueuedJob] = {}  # the first whose gangs are full
         self.num_unplaced = 0
 
     def place(self, job: QueuedJob) -> bool:
@@ -181,16 +198,26 @@ class _Planning:
         place = self._find(key, job)
         if place is None:
             self.num_unplaced += 1
-            if key not in self._places:
-                self.waiting.setdefault(key, job)
+            self._remember(key, job)
             return False
         place.add(job)
         return True
 
+    def _remember(self, key: GangKey, job: QueuedJob) -> None:
+        """A job found no place. The first whose gangs are full has the next room in one of them:
+        smaller jobs that come later would keep a large one out for ever."""
+        places = self._places.get(key)
+        if not places:
+            self.waiting.setdefault(key, job)
+        elif key not in self.crowded:
+            self.crowded[key] = job
+            min(places, key=lambda p: p.positions / p.num_workers).is_reserved = True
+
     def _find(self, key: GangKey, job: QueuedJob) -> _Place | None:
         places = self._places.get(key, [])
         limits = self._limits
-        calm = [p for p in places if p.takes(job, limits.grow_positions, limits.task_bytes)]
+        calm_positions = min(limits.grow_positions, limits.step_positions)
+        calm = [p for p in places if p.takes(job, calm_positions, limits.task_bytes)]
         if self._free > 0 and (not calm or all(place.wants_worker for place in calm)):
             return self._grow(key)
         busy = [p for p in places if p.takes(job, limits.step_positions, limits.task_bytes)]
@@ -220,6 +247,19 @@ class _Planning:
                     yield AdmitJobs(place.name, tuple(place.job_ids))
 
 
+def _make_room_within(
+    crowded: dict[GangKey, QueuedJob], held: Sequence[QueuedJob], gangs: Sequence[GangView]
+) -> Iterable[Decision]:
+    """Of each kind of gang that is full for a more urgent job, the least urgent job leaves."""
+    for key, first in crowded.items():
+        names = {gang.name for gang in gangs if gang.key == key and gang.is_open}
+        less = [job for job in held if job.gang in names and job.priority < first.priority]
+        if less:
+            job = min(less, key=lambda job: (job.priority, -job.created_at.timestamp(), job.id))
+            reason = f"a job of priority {first.priority} needs its place"
+            yield WithdrawJob(job.gang or "", job.id, reason)
+
+
 def _make_room(
     waiting: dict[GangKey, QueuedJob],
     held: Sequence[QueuedJob],
@@ -236,7 +276,7 @@ def _make_room(
         if gang.idle_s > 0 and (waiting or gang.idle_s >= limits.idle_s):
             why = "others wait for its workers" if waiting else "it had no work"
             yield CloseGang(gang.name, why)
-    busy = [gang for gang in open_gangs if gang.name in urgency]
+    busy = [gang for gang in gangs if gang.name in urgency]
     if not waiting or len(busy) < len(gangs):  # nobody waits, or workers are about to be free
         return
     first = max(waiting.values(), key=lambda job: job.priority)
@@ -245,6 +285,8 @@ def _make_room(
         return
     if urgency[least.name] < first.priority:
         yield DrainGang(least.name, f"a job of priority {first.priority} needs its workers")
+        return
+    if any(not gang.is_open for gang in gangs):
         return
     oldest = max(busy, key=lambda gang: gang.age_s)
     waited_s = (now - min(job.created_at for job in waiting.values())).total_seconds()

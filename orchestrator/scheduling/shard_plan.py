@@ -8,7 +8,7 @@ to work in: activations of one forward pass, and libraries. Cached texts have th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.errors import ClusterUnavailable, TuttiError
 from orchestrator.domain.gang import LIVE_PARAMETERS, MAX_POSITIONS, Node, Offload
 
 BYTES_PER_PARAMETER = 4  # float32
@@ -126,7 +126,9 @@ def worker_memory(
 ) -> WorkerMemory:
     """What the worker with the least has, when each machine takes as many as it can."""
     if not nodes:
-        raise TuttiError("the Ray cluster has no machine to train on", "Check TUTTI_RAY_ADDRESS.")
+        raise ClusterUnavailable(
+            "the Ray cluster has no machine to train on", "Check TUTTI_RAY_ADDRESS."
+        )
     return min(
         (_share(node, num_workers, device_bytes) for node in nodes),
         key=lambda memory: memory.device_bytes,

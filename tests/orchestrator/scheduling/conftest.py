@@ -22,7 +22,7 @@ from orchestrator.domain.gang import (
     TaskProgress,
     TaskWithdrawn,
 )
-from orchestrator.domain.job import Job, JobOptions, Submission
+from orchestrator.domain.job import Fault, Job, JobOptions, Submission
 from orchestrator.domain.prompt_version import Artifact, Lineage, TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.registry import migrate
@@ -95,6 +95,7 @@ class MemoryGang:
     stage_s: float = 0.0
     orders: list[TaskOrder] = field(default_factory=list)
     withdrawn: list[tuple[str, int, bool]] = field(default_factory=list)
+    has_joined: bool = True
 
     def admit(self, orders: Sequence[TaskOrder]) -> None:
         self.orders.extend(orders)
@@ -111,7 +112,7 @@ class MemoryGang:
             events,
             self.is_running,
             self.error,
-            num_workers=self.order.max_workers,
+            num_workers=self.order.max_workers if self.has_joined else 0,
             silent_s=dict(self.silent_s),
             stage=self.stage,
             stage_s=self.stage_s,
@@ -140,9 +141,9 @@ class MemoryGang:
             result = trained(order, accuracy, **lineage)
             self.events.append(TaskFinished(order.job_id, result, order.epoch))
 
-    def fail(self, task: str, reason: str) -> None:
+    def fail(self, task: str, reason: str, fault: Fault = Fault.USER) -> None:
         order = self.order_of(task)
-        self.events.append(TaskFailed(order.job_id, reason, order.epoch))
+        self.events.append(TaskFailed(order.job_id, reason, order.epoch, fault))
 
     def progress(self, task: str, step: int, seconds: float = 1.0) -> None:
         order = self.order_of(task)
@@ -280,6 +281,7 @@ def make_controller(
             Cluster,
             launcher=launcher,
             connect=lambda: None,
+            num_cpus=lambda: None,
             shard=plan_as_asked,
             max_length=lambda fingerprint: 256,
             is_dead=lambda holder: False,

@@ -1,11 +1,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from orchestrator.domain.digest import digest_json
-from orchestrator.domain.errors import IntegrityError, TuttiError
-from orchestrator.domain.job import Fault, Job, JobOptions, JobState
+from orchestrator.domain.errors import ClusterUnavailable, IntegrityError, TuttiError
+from orchestrator.domain.job import Fault, Job, JobOptions, JobState, Lease
 from orchestrator.registry.database import Database
 from orchestrator.registry.engine import transaction
 from orchestrator.registry.errors import DatabaseUnavailable
@@ -116,7 +118,9 @@ def test_a_base_that_fits_nowhere_fails_its_jobs_and_no_others(
         return ShardPlan(0, "none", "")
 
     controller = make_controller(shard=shard)
-    large, small = submit("large", digest_json("large")), submit("small")
+    large = submit("large", digest_json("large"))
+    run(controller, clock)
+    small = submit("small")
     run(controller, clock)
     assert queue.get(large.id).state == JobState.FAILED
     assert queue.get(large.id).error == "28 GB do not fit\n  Use more machines."
@@ -211,7 +215,7 @@ def test_a_job_over_its_time_limit_fails_and_leaves(
     launcher.gang.progress("colour", 8, seconds=61.0)
     run(controller, clock, 1)
     failed = queue.get(job.id)
-    assert failed.error == "its time limit of 60 s is over, at step 8 of 100"
+    assert (failed.error or "").startswith("its time limit of 60 s is over, at step 8 of 100; `tutti")
     assert launcher.gang.withdrawn == [(job.id, 1, False)]
 
 
@@ -276,6 +280,60 @@ def test_the_next_attempt_goes_on_from_the_checkpoint(
     launcher.gang.train()
     controller.step()
     assert discarded == [kept, newer]
+
+
+def test_a_failed_jobs_checkpoint_stays_for_a_retry(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    discarded: list[str],
+    clock: Clock,
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    kept = launcher.gang.checkpoint("colour", 5)
+    launcher.gang.fail("colour", "NaN")
+    run(controller, clock)
+    queue.retry(job.id, "ann")
+    run(controller, clock)
+    assert launcher.gang.order_of("colour").checkpoint == kept
+    assert discarded == []
+
+
+def test_a_checkpoint_that_is_written_down_already_is_not_thrown_away_as_stale(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    discarded: list[str],
+    clock: Clock,
+) -> None:
+    job = submit("colour")
+    run(controller, clock)
+    written = launcher.gang.checkpoint("colour", 5)
+    controller.step()
+    queue.cancel(job.id, "ann")
+    launcher.gang.checkpoint("colour", 5)  # told again: the answer to its writing was lost
+    late = launcher.gang.checkpoint("colour", 9)
+    run(controller, clock)
+    assert queue.get(job.id).checkpoint == written
+    assert discarded == [late]
+
+
+def test_an_artifact_that_cannot_be_removed_stops_nobody(
+    make_controller: MakeController, submit: Submit, launcher: MemoryLauncher, clock: Clock
+) -> None:
+    def refuse(digest: str) -> None:
+        raise TuttiError("the store is read-only")
+
+    controller = make_controller(discard=refuse)
+    submit("colour")
+    run(controller, clock)
+    launcher.gang.checkpoint("colour", 5)
+    launcher.gang.train()
+    run(controller, clock)
+    assert controller.counters.completions == 1
 
 
 # Gangs that end
@@ -435,6 +493,79 @@ def test_being_stopped_costs_no_attempt(
     assert (queue.get(job.id).state, queue.get(job.id).faults) == (JobState.QUEUED, 0)
 
 
+def test_a_gang_that_found_no_workers_is_not_its_jobs_fault(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+) -> None:
+    job = submit("colour", options=JobOptions(max_attempts=1))
+    controller = make_controller(start_timeout_s=100.0)
+    run(controller, clock, 1)
+    launcher.gang.has_joined = False
+    launcher.gang.stage, launcher.gang.stage_s = "starting Ray workers", 101.0
+    run(controller, clock)
+    assert queue.get(job.id).state in (JobState.ADMITTED, JobState.RUNNING)
+    assert queue.attempts(job.id)[0].fault == Fault.PREEMPTION
+
+
+def test_what_the_machine_did_to_one_task_is_tried_again(
+    controller: Controller, submit: Submit, launcher: MemoryLauncher, queue: JobQueue, clock: Clock
+) -> None:
+    job, other = submit("colour"), submit("other")
+    run(controller, clock)
+    launcher.gang.fail("colour", "the store was away", Fault.MACHINE)
+    run(controller, clock)
+    assert queue.get(job.id).state == JobState.RUNNING
+    assert [each.cause for each in queue.attempts(job.id)] == ["the store was away", None]
+    assert len(queue.attempts(other.id)) == 1
+
+
+def test_a_result_that_cannot_be_written_costs_its_job_an_attempt_and_nobody_else(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    registry: PromptRegistry,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complete = registry.complete
+
+    def broken(lease: Lease, *rest: Any) -> Any:
+        if lease.job_id == bad.id:
+            raise RuntimeError("a bug")
+        return complete(lease, *rest)
+
+    monkeypatch.setattr(registry, "complete", broken)
+    controller = make_controller()
+    bad, good = submit("bad", options=JobOptions(max_attempts=1)), submit("good")
+    run(controller, clock)
+    launcher.gang.train("bad", "good")
+    run(controller, clock)
+    assert queue.get(bad.id).error == "RuntimeError: a bug (attempt 1 of 1)"
+    assert queue.get(good.id).state == JobState.SUCCEEDED
+
+
+def test_a_less_urgent_job_makes_room_in_its_gang(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+) -> None:
+    limits = Limits(num_workers=1, zero_stage=0, step_positions=100.0)
+    controller = make_controller(limits=limits)
+    low = submit("low")
+    run(controller, clock)
+    urgent = submit("urgent", options=JobOptions(priority=1))
+    run(controller, clock, 3)
+    assert len(launcher.gangs) == 1
+    assert queue.get(urgent.id).state == JobState.RUNNING
+    assert queue.attempts(low.id)[0].cause == "a job of priority 1 needs its place"
+
+
 # Jobs that users stop
 
 
@@ -588,6 +719,28 @@ def test_a_gang_of_a_controller_that_leads_no_more_ends_with_its_last_job(
     assert first.num_gangs == 0
 
 
+def test_a_cluster_that_takes_longer_than_a_lease_to_join_starts_no_second_gang(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    leadership: Leadership,
+    clock: Clock,
+) -> None:
+    def join() -> None:
+        clock.now += LEASE_S + 1
+        leadership.resign("a:1:1")
+        second.step()
+
+    first, second = make_controller(holder="a:1:1", connect=join), make_controller(holder="b:1:1")
+    submit("colour")
+    first.step()
+    assert second.is_leading
+    assert len(launcher.gangs) == 1
+    clock.now += 2.0
+    first.step()
+    assert not first.is_leading
+
+
 # A database that is away
 
 
@@ -654,6 +807,38 @@ def test_a_long_absence_stops_the_jobs_and_they_go_on_when_it_is_back(
     assert queue.attempts(job.id)[0].cause == DATABASE_AWAY
 
 
+def test_after_a_long_absence_others_have_time_to_write_down_what_they_heard(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leader, other = make_controller(holder="a:1:1"), make_controller(holder="b:1:1")
+    run(leader, clock, 1)
+    job = submit("colour")
+    queue.claim([job.id], "b:1:1", -1.0, "gang-b")
+    with away(monkeypatch):
+        clock.now += LEASE_S + 1
+        leader.step()
+    run(leader, clock)
+    assert queue.get(job.id).state == JobState.ADMITTED
+    run(leader, clock, 32)
+    assert queue.attempts(job.id)[0].outcome == "reclaimed"
+    assert not other.is_leading
+
+
+def test_claims_whose_answer_was_lost_are_given_back(
+    controller: Controller, submit: Submit, queue: JobQueue, clock: Clock
+) -> None:
+    job = submit("colour")
+    queue.claim([job.id], "host:1:1", LEASE_S, "gang-unknown")
+    run(controller, clock)
+    assert queue.get(job.id).state == JobState.RUNNING
+    assert queue.attempts(job.id)[0].fault == Fault.PREEMPTION
+
+
 # Clusters
 
 
@@ -683,6 +868,52 @@ def test_a_cluster_that_takes_no_gang_is_said_after_some_tries(
     launcher.refusal = None
     run(controller, clock, 4)
     assert queue.get(job.id).state == JobState.RUNNING
+
+
+def test_what_the_cluster_lacks_now_is_waited_for_and_the_job_says_so(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+) -> None:
+    nodes: list[str] = []
+
+    def shard(fingerprint: str, zero_stage: int | None, num_whole: int) -> ShardPlan:
+        if not nodes:
+            raise ClusterUnavailable("the Ray cluster has no machine to train on")
+        return ShardPlan(0, "none", "")
+
+    controller = make_controller(shard=shard)
+    job = submit("colour")
+    run(controller, clock, 30)
+    assert (queue.get(job.id).state, queue.get(job.id).attempts) == (JobState.QUEUED, 0)
+    said = [line.text for line in queue.log(job.id)]
+    assert said[1:] == ["waits: the Ray cluster has no machine to train on"]
+    nodes.append("new")
+    run(controller, clock, 20)
+    assert queue.get(job.id).state == JobState.RUNNING
+
+
+def test_workers_that_died_and_workers_of_other_controllers_are_not_planned_with(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    book: GangBook,
+    clock: Clock,
+) -> None:
+    cpus = [1]
+    controller = make_controller(num_cpus=lambda: cpus[0], limits=Limits(num_workers=4))
+    for name in "abc":
+        submit(name)
+    run(controller, clock, 1)
+    assert launcher.gang.order.max_workers == 1
+    controller.stop()
+    book.open(replace(launcher.gang.order, name="gang-other"), "other:1:1")
+    book.beat("gang-other", None, 2, 0.1, 1.0)
+    cpus[0] = 4
+    run(controller, clock, 1)
+    assert launcher.gang.order.max_workers == 2
 
 
 def test_a_controller_that_does_not_admit_starts_nothing(

@@ -13,6 +13,7 @@ from orchestrator.scheduling.gang_plan import (
     GangView,
     Limits,
     StartGang,
+    WithdrawJob,
     plan,
 )
 
@@ -214,3 +215,38 @@ def test_every_plan_keeps_its_bounds(
         load = sum(by_id[i].num_positions for i in decision.job_ids)
         workers = decision.num_workers if isinstance(decision, StartGang) else 1
         assert load <= limits.step_positions * workers or len(decision.job_ids) == 1
+
+
+def test_a_closed_gang_with_a_long_job_does_not_shield_the_others_from_urgent_jobs() -> None:
+    gangs = [GangView("closed", A, 1, is_open=False), GangView("low", GangKey("c", 0), 1)]
+    running = [held("x", "closed", priority=2), held("y", "low")]
+    urgent = queued("0", "b", priority=1)
+    assert plan([urgent], running, [], gangs, TWO, NOW) == [
+        DrainGang("low", "a job of priority 1 needs its workers")
+    ]
+
+
+def test_the_first_job_that_finds_a_gang_full_gets_the_next_room_in_it() -> None:
+    limits = Limits(num_workers=1, zero_stage=0, step_positions=1000.0)
+    large, small = queued("large", num_positions=900.0), queued("small")
+    gang = GangView("g", A, 1)
+    assert plan([large, small], [held("x", "g")], [], [gang], limits, NOW) == []
+    assert plan([large, small], [], [], [gang], limits, NOW) == [AdmitJobs("g", ("large",))]
+
+
+def test_in_a_full_gang_the_least_urgent_job_makes_room_for_a_more_urgent_one() -> None:
+    limits = Limits(num_workers=1, zero_stage=0, step_positions=600.0)
+    running = [held("old", "g", priority=1), held("new", "g", created_at=NOW)]
+    urgent = queued("urgent", priority=2)
+    assert plan([urgent], running, [], [GangView("g", A, 1)], limits, NOW) == [
+        WithdrawJob("g", "new", "a job of priority 2 needs its place")
+    ]
+    assert plan([queued("same")], running[1:] * 2, [], [GangView("g", A, 1)], limits, NOW) == []
+
+
+def test_a_job_that_was_unlucky_twice_trains_alone() -> None:
+    jobs = [queued("bad", faults=2), queued("0"), queued("1")]
+    assert plan(jobs, [], [], [], TWO, NOW) == [
+        StartGang(GangKey("a", 0, suspect="bad"), 1, ("bad",)),
+        StartGang(A, 1, ("0", "1")),
+    ]
