@@ -209,10 +209,10 @@ class Controller:
         self._ledger.book.bury(self._cluster.is_dead, self._ledger.lease_s)
 
     def _carry_out_plan(self) -> None:
-        started = time.perf_counter()
+        started = self._ledger.now()
         decisions = self._plan()
-        spent = time.perf_counter() - started
-        self._next_plan = self._ledger.now() + spent / PLANNING_PART
+        now = self._ledger.now()
+        self._next_plan = now + (now - started) / PLANNING_PART
         for decision in decisions:
             self._carry_out(decision)
 
