@@ -5,7 +5,6 @@ Parts are made on first use and imported then, so a command pays for what it nee
 
 import getpass
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.code_version import code_version
 from orchestrator.domain.errors import ClusterUnavailable
+from orchestrator.holder import is_dead, this_holder
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ class Parts:
         uri = self.settings.mlflow_tracking_uri
         has_server = uri.startswith(("http://", "https://"))
         root = None if has_server else self.settings.mlflow_artifacts
-        turn = Turn(Leadership(self.database, MLFLOW), _holder(), _is_dead) if has_server else None
+        turn = (
+            Turn(Leadership(self.database, MLFLOW), this_holder(), is_dead) if has_server else None
+        )
         return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, root, turn)
 
     @cached_property
@@ -163,10 +165,10 @@ class Parts:
                 num_cpus=num_live_cpus,
                 shard=self._planner(launcher),
                 max_length=cache(self._verified_max_length),
-                is_dead=_is_dead,
+                is_dead=is_dead,
             )
             options = ControllerOptions(
-                holder=_holder(),
+                holder=this_holder(),
                 limits=self._limits(),
                 code_version=code_version(),
                 min_workers=settings.min_workers,
@@ -255,29 +257,6 @@ class Parts:
         """Let go of the database, if it was opened."""
         if "database" in self.__dict__:
             self.database.close()
-
-
-def _holder() -> str:
-    """This process's name in leases: host, process id, and when that process started."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _is_dead(holder: str) -> bool:
-    """Whether a holder is known to be gone: a process of this host that runs no more."""
-    host, _, process = holder.partition(":")
-    pid, _, started = process.partition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    return _started(int(pid)) != started
-
-
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks after boot; empty if there is none (Linux)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
 
 
 def gang_log(settings: Settings, what: str) -> Path:

@@ -95,9 +95,12 @@ def serve(
 ) -> None:
     """Run a controller until `stop` is set or, if `once_idle`, no job is queued or held.
 
-    A cluster that is away is tried again for as long as it takes; `once_idle`, it raises.
+    A database or cluster that is away is tried again for as long as it takes; `once_idle`, it
+    raises. A wrong URL or schema raises at once.
     """
-    parts.jobs.stats()  # a wrong database ends it here
+    while not _is_database_up(parts, once_idle):
+        if stop.wait(RETRY_S):
+            return
     while not stop.is_set():
         try:
             with controller_up(parts, "controller") as controller:
@@ -109,6 +112,18 @@ def serve(
             told = {"error": str(error), "again_in_s": RETRY_S}
             logger.error("the controller cannot go on", extra=told)
         stop.wait(RETRY_S)
+
+
+def _is_database_up(parts: Parts, must: bool) -> bool:
+    try:
+        parts.jobs.stats()
+    except DatabaseUnavailable as error:
+        if must:
+            raise
+        told = {"error": str(error), "again_in_s": RETRY_S}
+        logger.error("the controller waits for the database", extra=told)
+        return False
+    return True
 
 
 def train_until_over(parts: Parts, watch: "JobWatch", on_change: Callable[["Sight"], None]) -> None:

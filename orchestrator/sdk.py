@@ -215,9 +215,10 @@ class Tutti:
     def resume(self, job_id: str) -> Job:
         return self.parts.jobs.resume(job_id, self.parts.actor)
 
-    def retry(self, job_id: str) -> Job:
-        """Queue a failed or cancelled job again."""
-        return self.parts.jobs.retry(job_id, self.parts.actor)
+    def retry(self, job_id: str, time_limit_s: float | None = None) -> Job:
+        """Queue a failed or cancelled job again; it goes on from its last checkpoint, under the new
+        time limit if one is given: one that its time limit ended needs a higher one."""
+        return self.parts.jobs.retry(job_id, self.parts.actor, time_limit_s)
 
     def set_priority(self, job_id: str, priority: int) -> Job:
         return self.parts.jobs.set_priority(job_id, priority, self.parts.actor)

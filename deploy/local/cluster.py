@@ -122,6 +122,11 @@ class Cluster:
         kept = {name: text for name, text in outer.items() if not name.startswith(OWN_PREFIXES)}
         return {**kept, **self.env()}
 
+    def _service_env(self) -> dict[str, str]:
+        """What the services need that are not Tutti: no way into its database, for one."""
+        own = self.process_env()
+        return {name: text for name, text in own.items() if not name.startswith("TUTTI_")}
+
     def _prepare(self, file: ClusterFile) -> None:
         """Folders, ports, token and the file to source."""
         for name in ("parts", "logs", "tutti", "artifacts"):
@@ -138,7 +143,7 @@ class Cluster:
         cluster_file.write_private(self.home / "env", "".join(lines))
 
     def _servers(self) -> list[Service]:
-        file, env, folder = self.file, self.process_env(), self.home / "ray"
+        file, env, folder = self.file, self._service_env(), self.home / "ray"
         if not self._is_alive(ray_nodes.HEAD):  # no worker outlives the head it belongs to
             for name in [name for name in self.parts if name.startswith(ray_nodes.WORKER)]:
                 self._stop(name)
@@ -150,7 +155,7 @@ class Cluster:
         ]
 
     def _workers(self) -> list[Service]:
-        file, env, folder = self.file, self.process_env(), (self.home / "ray").resolve()
+        file, env, folder = self.file, self._service_env(), (self.home / "ray").resolve()
         return [
             ray_nodes.worker(number, folder, file.cpus_per_worker, file.ray_port, env)
             for number in range(1, file.num_workers + 1)

@@ -28,6 +28,7 @@ def service(database_url: str, env: Mapping[str, str]) -> Service:
 def _leads(database_url: str) -> bool:
     """Whether a running process leads: this one, or another whom it would follow."""
     from orchestrator.domain.errors import TuttiError
+    from orchestrator.holder import is_dead
     from orchestrator.registry.database import Database
     from orchestrator.registry.leadership import Leadership
 
@@ -38,4 +39,4 @@ def _leads(database_url: str) -> bool:
         return False
     finally:
         database.close()
-    return leader is not None and Path("/proc", leader.holder.split(":")[1]).exists()
+    return leader is not None and not leader.is_expired and not is_dead(leader.holder)

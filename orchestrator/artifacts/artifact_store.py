@@ -19,7 +19,7 @@ from encoders.files.durable_file import write_durably
 from orchestrator.artifacts.local_file import CHUNK_BYTES, read_chunks, sweep_parts
 from orchestrator.artifacts.object_file import write_object
 from orchestrator.domain.digest import digest_bytes, digest_file, short
-from orchestrator.domain.errors import IntegrityError, InvalidInput, TuttiError
+from orchestrator.domain.errors import IntegrityError, InvalidInput, StoreUnavailable
 from orchestrator.domain.prompt_version import Artifact
 
 MAX_BYTES = 1 << 32
@@ -148,7 +148,7 @@ class ArtifactStore:
         try:
             yield
         except OSError as error:
-            raise TuttiError(
+            raise StoreUnavailable(
                 f"cannot {verb} the artifact {short(digest)} in {self.url}: {error}",
                 "Check the disk's free space and permissions; no half-written artifact was left.",
             ) from error

@@ -3,9 +3,9 @@
 import click
 
 from orchestrator.cli.output import as_json_option, note, print_json, print_table, when
-from orchestrator.cli.train_view import place
 from orchestrator.domain.digest import short
 from orchestrator.domain.gang_record import GangRecord
+from orchestrator.holder import place
 
 COLUMNS = ("gang", "base", "state", "workers", "jobs", "s/step", "tokens/s", "started", "holder")
 

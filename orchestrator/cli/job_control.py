@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.job_report import job_json, state_of
 from orchestrator.cli.output import as_json_option, note, print_json, print_table
+from orchestrator.cli.submit_options import DURATION
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import InvalidInput, TuttiError
 from orchestrator.domain.job import Job, Quota
@@ -30,10 +31,15 @@ def cancel(job_ids: tuple[str, ...], as_json: bool) -> None:
 
 @click.command("retry")
 @jobs_argument
+@click.option("--time-limit", type=DURATION, help="A new one, of all its training: 90s, 30m, 2h.")
 @as_json_option
-def retry(job_ids: tuple[str, ...], as_json: bool) -> None:
-    """Queue failed or cancelled jobs again."""
-    _each(job_ids, as_json, lambda tutti, job_id: tutti.retry(job_id))
+def retry(job_ids: tuple[str, ...], time_limit: float | None, as_json: bool) -> None:
+    """Queue failed or cancelled jobs again; they go on from their checkpoints.
+
+    What they have trained counts: a job that its time limit ended needs a higher --time-limit.
+    Submitted again, a job starts afresh.
+    """
+    _each(job_ids, as_json, lambda tutti, job_id: tutti.retry(job_id, time_limit))
 
 
 @click.command("pause")

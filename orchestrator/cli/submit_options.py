@@ -64,7 +64,11 @@ _run_options = (
         type=click.IntRange(min=1),
         help="Attempts that may end by the machine's fault.",
     ),
-    click.option("--time-limit", type=DURATION, help="Of training: 90s, 30m, 2h. Then it fails."),
+    click.option(
+        "--time-limit",
+        type=DURATION,
+        help="Of training: 90s, 30m, 2h. Then it fails; `tutti jobs retry --time-limit` goes on.",
+    ),
 )
 _queue_options = (
     click.option("--not-before", type=Moment(), help=f"Wait until then: +10m, {_EXAMPLE}."),

@@ -107,7 +107,7 @@ class Training:
                 _cancel(self._tutti, job)
 
     def _left(self) -> TuttiError:
-        from orchestrator.cli.train_view import is_here, place
+        from orchestrator.holder import is_here, place
 
         if self._leader is not None and not is_here(self._leader):
             return TuttiError(

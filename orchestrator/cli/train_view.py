@@ -4,8 +4,6 @@ All it shows comes from the database, so it is the same whoever trains. It write
 swallows Ray's and DeepSpeed's noise, and names that log's folder.
 """
 
-import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -17,6 +15,7 @@ from orchestrator.cli.output import open_screen
 from orchestrator.cli.train_table import draw_jobs, gangs_of, stage_of
 from orchestrator.domain.job import Job, JobState
 from orchestrator.domain.prompt_version import PromptVersion
+from orchestrator.holder import is_here, place
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -153,18 +152,6 @@ class TrainView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-def place(holder: str) -> str:
-    """A holder's name (host:pid:start) for people."""
-    host, _, process = holder.partition(":")
-    pid = process.partition(":")[0]
-    return f"{host} (pid {pid})" if pid else host
-
-
-def is_here(holder: str) -> bool:
-    """Whether a holder is this process."""
-    return holder.startswith(f"{socket.gethostname()}:{os.getpid()}:")
 
 
 def _line(job: Job) -> str:

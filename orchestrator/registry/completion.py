@@ -6,7 +6,7 @@ The lease fences it first, so of two holders only the one the queue knows can re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row
 
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import IntegrityError, InvalidInput
@@ -15,12 +15,10 @@ from orchestrator.domain.job import JobState, Lease
 from orchestrator.domain.prompt_version import Promotion, PromptRef, PromptVersion, TrainedPrompt
 from orchestrator.domain.task_spec import PromoteSpec
 from orchestrator.registry.attempt_rows import end_attempt
-from orchestrator.registry.dialect import now
 from orchestrator.registry.job_log import write_lines
-from orchestrator.registry.lease_fence import NO_LEASE, states_before, write_fenced
+from orchestrator.registry.lease_fence import lock_fenced, move
 from orchestrator.registry.names import require_alias
 from orchestrator.registry.promotion import find_incumbent, judge, move_alias
-from orchestrator.registry.tables import jobs
 from orchestrator.registry.version_rows import add_version, find_version
 
 
@@ -45,16 +43,15 @@ def complete_job(
     actor: str,
 ) -> Completion:
     """Finish the job of `lease` with `trained`, within the caller's transaction."""
-    succeeded = {"state": JobState.SUCCEEDED, "finished_at": now(), **NO_LEASE}
-    job = write_fenced(connection, lease, states_before(JobState.SUCCEEDED), succeeded)
+    job = lock_fenced(connection, lease)
     _check_result(job, trained)
     lineage = replace(trained.lineage, job=lease.job_id)
     version, created = add_version(connection, replace(trained, lineage=lineage))
     reason = f"job {short(lease.job_id)}"
     promotion, refusals = _promote(connection, version, promote, actor, reason)
     outcome = _outcome(version, created, promotion, refusals)
-    values = {"version": version.number, "outcome": outcome}
-    connection.execute(update(jobs).where(jobs.c.id == lease.job_id).values(values))
+    values = {"version": version.number, "outcome": outcome, "checkpoint": None}
+    move(connection, job, JobState.SUCCEEDED, values)
     end_attempt(connection, lease.job_id, "succeeded")
     made = "made" if created else "came to the content of"
     line = f"attempt {job.attempts} succeeded: it {made} {version.ref}"

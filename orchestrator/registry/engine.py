@@ -27,6 +27,10 @@ BUSY_TIMEOUT_S = 30
 EXAMPLES = "Write sqlite:////absolute/path.db or postgresql://user:password@host:5432/name."
 BeginMode = Literal["DEFERRED", "IMMEDIATE", "EXCLUSIVE"]
 _BEGIN_MODE = "tutti_begin_mode"
+#: SQLSTATEs (PostgreSQL's documentation, appendix A): a transaction that idled or lasted for too
+#: long, a server that is read-only after a failover, shut down or starting; connections, resources.
+_AWAY = frozenset({"25P03", "25P04", "25006", "57P01", "57P02", "57P03", "57P04", "57P05"})
+_AWAY_CLASSES = frozenset({"08", "53"})
 # TCP must not hang longer than a lease: a dead server shows within half a minute.
 _POSTGRESQL = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "application_name": "tutti"}
 
@@ -104,9 +108,15 @@ def transaction(engine: Engine, mode: BeginMode) -> Iterator[Connection]:
         raise explain(error, engine.url) from error
     except DBAPIError as error:
         # Its subclasses mean a wrong statement, which is our bug; itself, a damaged file.
-        if type(error) is DatabaseError:
+        if type(error) is DatabaseError or _is_away(error):
             raise explain(error, engine.url) from error
         raise
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """Whether the server ended it, and not the statement: psycopg has InternalError for some."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    return error.connection_invalidated or code in _AWAY or code[:2] in _AWAY_CLASSES
 
 
 def _prepare_sqlite(path: Path, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

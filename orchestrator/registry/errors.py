@@ -15,7 +15,8 @@ HIDDEN = "***"
 
 
 class DatabaseUnavailable(TuttiError):
-    """The database did not take the transaction. Nothing of it was written."""
+    """The database did not answer for the transaction. All of it was written or nothing: where the
+    answer to a commit was lost, the commit may have been done. A retry must bear that."""
 
 
 def shown(url: URL) -> str:

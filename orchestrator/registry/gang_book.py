@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.gang import GangOrder
 from orchestrator.domain.gang_record import GangRecord
@@ -25,10 +26,11 @@ class GangBook:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._opened: dict[str, dict[str, Any]] = {}  # by this process: what a row begins as
 
     def open(self, order: GangOrder, holder: str) -> None:
-        """A gang is being started."""
-        values = {
+        """A gang is being started. If this does not get through, its first beat does it."""
+        values = self._opened[order.name] = {
             "base_fingerprint": order.base_fingerprint,
             "zero_stage": order.zero_stage,
             "sharding": order.sharding,
@@ -44,16 +46,13 @@ class GangBook:
             "ended_at": None,
         }
         with self._database.write() as connection:
-            statement = insert_into(connection, gangs).values(name=order.name, **values)
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=[gangs.c.name], set_=values)
-            )
+            connection.execute(_upsert(connection, order.name, values, values))
 
     def beat(
         self, name: str, stage: str | None, num_workers: int, step_s: float, tokens_per_s: float
     ) -> bool:
         """A gang is up, and how it does; whether it is asked to drain. One that was taken for dead
-        is up again."""
+        is up again, and one whose `open` here did not get through is opened."""
         values = {
             "stage": stage,
             "num_workers": num_workers,
@@ -63,8 +62,13 @@ class GangBook:
             "ended_at": None,
             "error": None,
         }
-        statement = update(gangs).where(gangs.c.name == name).values(values)
+        first = self._opened.get(name)
         with self._database.write() as connection:
+            statement = (
+                _upsert(connection, name, {**first, **values}, values)
+                if first
+                else update(gangs).where(gangs.c.name == name).values(values)
+            )
             asked = connection.execute(statement.returning(gangs.c.is_drain_asked))
             return bool(asked.scalar_one_or_none())
 
@@ -72,6 +76,7 @@ class GangBook:
         """A gang has ended; `error` says why, if it should not have. Again, it changes nothing."""
         with self._database.write() as connection:
             _end(connection, [name], error)
+        self._opened.pop(name, None)
 
     def ask_drain(self, name: str) -> None:
         """Ask a gang to end once its jobs are stored; raise UnknownName if none such is up."""
@@ -111,6 +116,14 @@ class GangBook:
                 _end(connection, orphans, "the controller that ran it is gone")
                 _end(connection, silent, f"not heard of for {lease_s:g} s")
         return orphans + silent
+
+
+def _upsert(
+    connection: Connection, name: str, first: dict[str, Any], later: dict[str, Any]
+) -> postgresql.Insert | sqlite.Insert:
+    """Write `first` where there is no such gang yet, and `later` where there is."""
+    statement = insert_into(connection, gangs).values(name=name, **first)
+    return statement.on_conflict_do_update(index_elements=[gangs.c.name], set_=later)
 
 
 def _end(connection: Connection, names: Sequence[str], error: str | None) -> None:

@@ -27,6 +27,7 @@ from orchestrator.registry.tables import job_dependencies, jobs
 
 LEASE_EXPIRED = "the holder's lease expired"
 HOLDER_DIED = "the holder died"
+UNKNOWN = "its holder does not know of it"
 
 
 def is_ready(table: FromClause) -> ColumnElement[bool]:
@@ -57,7 +58,7 @@ def take(
         free = select(queued.c.id).where(queued.c.id.in_(batch), is_ready(queued))
         statement = (
             update(jobs)
-            .where(jobs.c.id.in_(free.with_for_update(skip_locked=True, of=queued)))
+            .where(jobs.c.id.in_(free.with_for_update(skip_locked=True, key_share=True, of=queued)))
             .where(jobs.c.state == JobState.QUEUED)
             .values(
                 state=JobState.ADMITTED,
@@ -66,7 +67,7 @@ def take(
                 lease_holder=holder,
                 lease_token=token,
                 lease_expires_at=now(lease_s),
-                gang=gang or None,
+                gang=gang,
             )
             .returning(*jobs.c)
         )
@@ -152,7 +153,7 @@ def take_back(
 ) -> list[Row[Any]]:
     """Give back those jobs (id to epoch) that still are lost: a lease may be renewed meanwhile."""
     query: Select[Any] = select(*jobs.c, _EXPIRED).where(jobs.c.id.in_(lost))
-    query = query.where(jobs.c.state.in_(HELD)).order_by(jobs.c.id).with_for_update()
+    query = query.where(jobs.c.state.in_(HELD)).order_by(jobs.c.id).with_for_update(key_share=True)
     moved: list[Row[Any]] = []
     for row in connection.execute(query).all():
         is_dead = row.lease_holder in dead
@@ -162,12 +163,28 @@ def take_back(
     return moved
 
 
+def fetch_strays(connection: Connection, holder: str, known: Collection[str]) -> list[str]:
+    """The jobs that `holder` holds by the queue alone: they are not among the `known` ones."""
+    query = select(jobs.c.id).where(jobs.c.state.in_(HELD), jobs.c.lease_holder == holder)
+    return sorted(set(connection.execute(query).scalars()) - set(known))
+
+
+def return_strays(connection: Connection, holder: str, job_ids: Sequence[str]) -> list[Row[Any]]:
+    """Give back those jobs that `holder` still holds: nobody trains them, nobody is to blame."""
+    query: Select[Any] = select(jobs).where(jobs.c.id.in_(job_ids))
+    query = query.where(jobs.c.state.in_(HELD), jobs.c.lease_holder == holder)
+    rows = connection.execute(query.order_by(jobs.c.id).with_for_update(key_share=True)).all()
+    return [give_back(connection, row, "released", UNKNOWN, Fault.PREEMPTION) for row in rows]
+
+
 def _lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, Row[Any]]:
     """The jobs' rows, locked in the order of their ids, as everywhere."""
     rows: dict[str, Row[Any]] = {}
     for batch in in_batches(sorted(set(job_ids))):
         query: Select[Any] = select(*_LEASE_COLUMNS, jobs.c.state, jobs.c.is_pause_asked)
-        query = query.where(jobs.c.id.in_(batch)).order_by(jobs.c.id).with_for_update()
+        query = (
+            query.where(jobs.c.id.in_(batch)).order_by(jobs.c.id).with_for_update(key_share=True)
+        )
         rows.update((row.id, row) for row in connection.execute(query))
     return rows
 

@@ -6,13 +6,13 @@ names the state and what is possible.
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, Select, or_, select, update
 
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.job import RETRIABLE, JobState
 from orchestrator.registry.attempt_rows import end_attempt
-from orchestrator.registry.job_entry import check_priority
+from orchestrator.registry.job_entry import check_priority, check_time_limit
 from orchestrator.registry.job_log import write_lines
 from orchestrator.registry.job_rows import fetch_job_row
 from orchestrator.registry.lease_fence import HELD, move, states_before
@@ -63,8 +63,13 @@ def resume_job(connection: Connection, job_id: str, actor: str) -> Row[Any]:
     return move(connection, row, JobState.QUEUED)
 
 
-def retry_job(connection: Connection, job_id: str, actor: str) -> Row[Any]:
-    """Queue a failed or cancelled job again, at once; it goes on from its last checkpoint."""
+def retry_job(
+    connection: Connection, job_id: str, actor: str, time_limit_s: float | None
+) -> Row[Any]:
+    """Queue a failed or cancelled job again, at once; it goes on from its last checkpoint, under
+    the new time limit if one is given."""
+    if time_limit_s is not None:
+        check_time_limit(time_limit_s)
     row = fetch_job_row(connection, job_id, lock=True)
     if row.state not in RETRIABLE:
         raise InvalidInput(
@@ -73,9 +78,28 @@ def retry_job(connection: Connection, job_id: str, actor: str) -> Row[Any]:
             if row.state == JobState.PAUSED
             else "",
         )
-    values = {"faults": 0, "error": None, "not_before": None, "finished_at": None}
+    _refuse_hopeless(connection, row)
+    values: dict[str, Any] = {"faults": 0, "error": None, "not_before": None, "finished_at": None}
+    if time_limit_s is not None:
+        values["time_limit_s"] = time_limit_s
     write_lines(connection, [(row.id, f"queued again by {actor}")])
     return move(connection, row, JobState.QUEUED, values)
+
+
+def _refuse_hopeless(connection: Connection, row: Row[Any]) -> None:
+    """A job whose first one has failed would be cancelled again at once."""
+    query: Select[Any] = (
+        select(jobs.c.id, jobs.c.task, jobs.c.state)
+        .join(job_dependencies, job_dependencies.c.after_id == jobs.c.id)
+        .where(job_dependencies.c.job_id == row.id, jobs.c.state.in_(RETRIABLE))
+    )
+    first = connection.execute(query.order_by(jobs.c.created_at)).first()
+    if first is not None:
+        raise InvalidInput(
+            f"job {short(row.id)} waits for job {short(first.id)} ({first.task}), which "
+            f"{_had(first)}",
+            f"Try that one again first: `tutti jobs retry {short(first.id)}`.",
+        )
 
 
 def prioritize_job(connection: Connection, job_id: str, priority: int, actor: str) -> Row[Any]:
@@ -112,7 +136,7 @@ def _fetch_hopeless(connection: Connection) -> list[tuple[Row[Any], str, str]]:
         .where(or_(jobs.c.state == JobState.QUEUED, jobs.c.state == JobState.PAUSED))
         .where(first.c.state.in_(RETRIABLE))
         .order_by(jobs.c.id, first.c.id)
-        .with_for_update(of=jobs)
+        .with_for_update(key_share=True, of=jobs)
     )
     rows = {row.id: row for row in reversed(connection.execute(query).all())}
     return [(row, row.first_id, row.first_state) for row in reversed(rows.values())]

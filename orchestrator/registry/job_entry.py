@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,10 +40,11 @@ def enter_jobs(connection: Connection, asked: Asked, owner: str) -> list[tuple[J
     for index, key in enumerate(keys):
         first.setdefault(key, index)
     entered = _insert(connection, {key: asked[first[key]] for key in first}, owner)
-    rows = _lock_by_key(connection, list(first))
-    for key in first.keys() - entered:
-        if rows[key].state in RETRIABLE:
-            rows[key] = _enter_again(connection, rows[key], asked[first[key]], owner)
+    rows = _fetch_by_key(connection, list(first))
+    for key, row in _lock_ended(connection, [rows[key] for key in first.keys() - entered]):
+        rows[key] = row
+        if row.state in RETRIABLE:
+            rows[key] = _enter_again(connection, row, asked[first[key]], owner)
             entered.add(key)
     news = [(rows[key].id, asked[first[key]][1]) for key in first if key in entered]
     _insert_after(connection, news)
@@ -59,9 +60,8 @@ def check_options(options: JobOptions) -> None:
         raise InvalidInput(
             f"max_attempts is {options.max_attempts}", f"Give a number from 1 to {MAX_ATTEMPTS}."
         )
-    limit = options.time_limit_s
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise InvalidInput(f"time_limit_s is {limit}", "Give seconds above 0, or none.")
+    if options.time_limit_s is not None:
+        check_time_limit(options.time_limit_s)
     if options.not_before is not None and options.not_before.tzinfo is None:
         raise InvalidInput(f"not_before is {options.not_before}", "Give a time with its time zone.")
     key = options.key
@@ -69,6 +69,12 @@ def check_options(options: JobOptions) -> None:
         raise InvalidInput(
             f"the key is {key[:40]!a}", f"Give 1 to {MAX_KEY_CHARS} printable characters."
         )
+
+
+def check_time_limit(limit: float) -> None:
+    """Raise InvalidInput for a time limit of training that is none."""
+    if not (math.isfinite(limit) and limit > 0):
+        raise InvalidInput(f"time_limit_s is {limit}", "Give seconds above 0, or none.")
 
 
 def check_priority(priority: int) -> None:
@@ -130,13 +136,22 @@ def _new_values(
     }
 
 
-def _lock_by_key(connection: Connection, keys: Sequence[str]) -> dict[str, Row[Any]]:
+def _fetch_by_key(connection: Connection, keys: Sequence[str]) -> dict[str, Row[Any]]:
     rows: dict[str, Row[Any]] = {}
-    for batch in in_batches(sorted(keys)):
-        query = select(jobs).where(jobs.c.idempotency_key.in_(batch)).with_for_update()
-        found = connection.execute(query.order_by(jobs.c.idempotency_key))
-        rows.update((row.idempotency_key, row) for row in found)
+    for batch in in_batches(keys):
+        query = select(jobs).where(jobs.c.idempotency_key.in_(batch))
+        rows.update((row.idempotency_key, row) for row in connection.execute(query))
     return rows
+
+
+def _lock_ended(connection: Connection, rows: Sequence[Row[Any]]) -> Iterator[tuple[str, Row[Any]]]:
+    """The jobs that may be queued again, locked in the order of their ids, as everywhere; by key
+    and as they are under the lock. Held ones are left to their holders' heartbeats."""
+    ended = sorted(row.id for row in rows if row.state in RETRIABLE)
+    for batch in in_batches(ended):
+        query = select(jobs).where(jobs.c.id.in_(batch)).order_by(jobs.c.id)
+        for row in connection.execute(query.with_for_update(key_share=True)).all():
+            yield row.idempotency_key, row
 
 
 def _enter_again(

@@ -31,8 +31,10 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.dialect import in_batches, now
 from orchestrator.registry.job_claims import (
     fetch_held,
+    fetch_strays,
     give_back,
     renew,
+    return_strays,
     stop_paused,
     take,
     take_back,
@@ -42,11 +44,12 @@ from orchestrator.registry.job_log import (
     archive_lines,
     clip,
     fetch_lines,
+    fetch_new_lines,
     fetch_unarchived,
     note_lines,
     write_lines,
 )
-from orchestrator.registry.job_rows import fetch_job_row, job_from_row, jobs_from_rows
+from orchestrator.registry.job_rows import fetch_job_row, fetch_jobs, job_from_row, jobs_from_rows
 from orchestrator.registry.job_views import (
     fetch_listed,
     fetch_planned_held,
@@ -59,6 +62,7 @@ from orchestrator.registry.quota_rows import fetch_quotas, write_quota
 Jobs = list[Job]
 Attempts = list[Attempt]
 LogLines = list[LogLine]
+LinesOfJobs = list[tuple[str, LogLine]]
 QueuedJobs = list[QueuedJob]
 Quotas = list[Quota]
 JobIds = list[str]
@@ -97,6 +101,12 @@ class JobQueue:
         """By id, or a unique prefix of at least 6 hex digits; raise UnknownName."""
         with self._database.read() as connection:
             return job_from_row(connection, fetch_job_row(connection, job_id))
+
+    def get_all(self, job_ids: Sequence[str], known: Mapping[str, Job] | None = None) -> Jobs:
+        """Those of the jobs (whole ids) that there are, in no order. Reading a submission takes
+        most of the time: that of a `known` job is taken over where its epoch is the same."""
+        with self._database.read() as connection:
+            return fetch_jobs(connection, job_ids, known or {})
 
     def attempts(self, job_id: str) -> Attempts:
         """The job's attempts, first to last."""
@@ -227,6 +237,18 @@ class JobQueue:
                 found += jobs_from_rows(connection, rows)
         return found
 
+    def disown(self, holder: str, known: Collection[str]) -> Jobs:
+        """Give back what `holder` holds by the queue but does not know of: the answer to a claim
+        may be lost, though it was written. For the holder's own use; `known` are the ids of all
+        jobs whose leases it has."""
+        with self._database.read() as connection:
+            strays = fetch_strays(connection, holder, known)
+        found: Jobs = []
+        for ids in in_batches(strays):
+            with self._database.write() as connection:
+                found += jobs_from_rows(connection, return_strays(connection, holder, ids))
+        return found
+
     def cancel(self, job_id: str, actor: str) -> Job:
         """End a job as cancelled; its holder's next write raises StaleLease. Cancelling twice
         changes nothing. Like all that follow: by id or prefix; what the job's state does not allow
@@ -244,10 +266,12 @@ class JobQueue:
         with self._database.write() as connection:
             return job_from_row(connection, job_control.resume_job(connection, job_id, actor))
 
-    def retry(self, job_id: str, actor: str) -> Job:
-        """Queue a failed or cancelled job again, at once. It goes on from its last checkpoint."""
+    def retry(self, job_id: str, actor: str, time_limit_s: float | None = None) -> Job:
+        """Queue a failed or cancelled job again, at once. It goes on from its last checkpoint, and
+        what it trained until then counts: one that its time limit ended needs a higher one."""
         with self._database.write() as connection:
-            return job_from_row(connection, job_control.retry_job(connection, job_id, actor))
+            row = job_control.retry_job(connection, job_id, actor, time_limit_s)
+            return job_from_row(connection, row)
 
     def set_priority(self, job_id: str, priority: int, actor: str) -> Job:
         with self._database.write() as connection:
@@ -263,6 +287,12 @@ class JobQueue:
         """What happened to a job, after the line numbered `after`; not what is archived."""
         with self._database.read() as connection:
             return fetch_lines(connection, fetch_job_row(connection, job_id).id, after)
+
+    def log_of(self, after: Mapping[str, int]) -> LinesOfJobs:
+        """The jobs' (whole ids) log lines after the ones that are given, with the job's id, in the
+        order of their numbers; not what is archived."""
+        with self._database.read() as connection:
+            return fetch_new_lines(connection, after)
 
     def note(self, lines: Sequence[tuple[str, str]]) -> None:
         """Add (job id, text) to the jobs' logs; a job that is not there is passed by."""

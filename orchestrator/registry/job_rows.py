@@ -20,7 +20,8 @@ _JOB_ID = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},{ID_DIGITS}}}")
 _NUM_SHOWN = 5
 #: A key of the user's own never equals a submission's digest.
 _OWN_KEY = "key:"
-#: What a job that is queued anew must not remember of its last end.
+#: What a job that is queued anew must not remember of its last end. Its checkpoint's artifact is
+#: left to the collection of artifacts that no row names.
 FRESH: dict[str, Any] = {
     "state": JobState.QUEUED,
     "faults": 0,
@@ -81,12 +82,27 @@ def submission_to_json(submission: Submission) -> dict[str, Any]:
 def jobs_from_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
     """The jobs of some rows, with what they wait for."""
     after = fetch_after(connection, [row.id for row in rows])
-    return [_job(row, after.get(row.id, ())) for row in rows]
+    return [_job(row, _submission(row), after.get(row.id, ())) for row in rows]
 
 
 def job_from_row(connection: Connection, row: Row[Any]) -> Job:
     (job,) = jobs_from_rows(connection, [row])
     return job
+
+
+def fetch_jobs(connection: Connection, ids: Sequence[str], known: Mapping[str, Job]) -> list[Job]:
+    """Those of the jobs that there are. A submission changes with the epoch alone, so that of a
+    `known` job of the same epoch is not read again."""
+    found: list[Job] = []
+    for batch in in_batches(ids):
+        rows = connection.execute(select(jobs).where(jobs.c.id.in_(batch))).all()
+        after = fetch_after(connection, [row.id for row in rows])
+        for row in rows:
+            old = known.get(row.id)
+            is_same = old is not None and old.epoch == row.epoch
+            submission = old.submission if old and is_same else _submission(row)
+            found.append(_job(row, submission, after.get(row.id, ())))
+    return found
 
 
 def fetch_after(connection: Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
@@ -109,7 +125,7 @@ def fetch_job_row(connection: Connection, job_id: str, *, lock: bool = False) ->
         )
     is_it = jobs.c.id == job_id if len(job_id) == ID_DIGITS else jobs.c.id.startswith(job_id)
     query: Select[Any] = select(jobs).where(is_it).limit(_NUM_SHOWN)
-    rows = connection.execute(query.with_for_update() if lock else query).all()
+    rows = connection.execute(query.with_for_update(key_share=True) if lock else query).all()
     if not rows:
         raise UnknownName(f"there is no job {job_id}", remedy)
     if len(rows) > 1:
@@ -118,10 +134,10 @@ def fetch_job_row(connection: Connection, job_id: str, *, lock: bool = False) ->
     return rows[0]
 
 
-def _job(row: Row[Any], after: tuple[str, ...]) -> Job:
+def _job(row: Row[Any], submission: Submission, after: tuple[str, ...]) -> Job:
     return Job(
         id=row.id,
-        submission=_submission(row),
+        submission=submission,
         state=JobState(row.state),
         epoch=row.epoch,
         created_at=row.created_at,

@@ -60,7 +60,7 @@ def write_fenced(
 
 def lock_fenced(connection: Connection, lease: Lease) -> Row[Any]:
     """The row of the job under `lease`, locked; raise StaleLease if the lease is not its own."""
-    query = select(jobs).where(jobs.c.id == lease.job_id).with_for_update()
+    query = select(jobs).where(jobs.c.id == lease.job_id).with_for_update(key_share=True)
     row = connection.execute(query).one_or_none()
     if why_stale(row, lease):
         raise _stale(connection, lease)

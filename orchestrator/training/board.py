@@ -3,7 +3,8 @@
 It holds every order that is not done, on one rank or waiting for one. Workers come in groups, each
 under an incarnation of its own. What is told under another incarnation than the present one, or of
 a task under another epoch than the one that is held, is refused: a worker that slept through the
-loss of its tasks changes nothing. No Ray and no waiting here: a plain class.
+loss of its tasks changes nothing. After a group is lost, who may have ended it is tried alone, when
+the others are saved. No Ray and no waiting here: a plain class.
 """
 
 import time
@@ -25,22 +26,26 @@ from orchestrator.domain.gang import (
     TaskProgress,
     TaskWithdrawn,
 )
+from orchestrator.domain.job import Fault
 from orchestrator.domain.placement import EVERY_RANK, place
 from orchestrator.training.held_task import HeldTask
 from orchestrator.training.instructions import Instructions, Withdrawal
+from orchestrator.training.losses import Losses
 from orchestrator.training.members import Members
 
-#: Worker groups in a row that may be started again though the one before made no step.
-MAX_FRUITLESS_RESTARTS = 3
+#: Worker groups that may be lost under a task before it has to leave.
+MAX_LOSSES = 3
 STOPPED = "the gang was told to end"
 
 
 class Board:
     """Orders in, instructions out; events in, statuses out. `now` gives seconds that only grow; a
-    rank that was not heard of for `silence_s` holds its group up no longer."""
+    rank that was not heard of for `silence_s` holds its group up no longer, and a driver that asked
+    nothing for as long is gone: all tasks are saved and leave."""
 
     def __init__(self, silence_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._members = Members(silence_s, now)
+        self._members, self._now = Members(silence_s, now), now
+        self._taken = now()
         self._tasks: dict[tuple[str, int], HeldTask] = {}
         self._events: list[GangEvent] = []
         self._last_of: dict[tuple[str, int], int] = {}  # where each task's last event stands
@@ -49,9 +54,8 @@ class Board:
         self._end: str | None = None  # why all workers must go at once
         self._error: str | None = None  # why no worker group may be started any more
         self._train_run: Any = None
-        self._save, self._saved = 0, 0
-        self._num_fruitless, self._has_progressed = 0, False
-        self._last_loss = ""
+        self._save = 0
+        self._losses = Losses(self._now)
 
     # The driver's part.
 
@@ -100,6 +104,7 @@ class Board:
     def take(self) -> GangStatus:
         """What came since the last call, and how things stand. A whole group that is silent is an
         `error`, for there is nobody left to end it."""
+        self._taken = self._now()
         events, self._events, self._last_of = self._events, [], {}
         members = self._members
         if members.are_all_silent:
@@ -137,19 +142,25 @@ class Board:
 
     def lose(self, reason: str) -> None:
         """A worker group has failed; why may be known already."""
-        self._last_loss = self._last_loss or reason
+        self._losses.reason = self._losses.reason or reason
 
     def start_group(self) -> str | None:
         """A worker group is about to start, the one before has ended: all orders wait for a rank
-        again. An answer says why it must not."""
-        self._count_group()
+        again, but those that have cost too many groups. An answer says why it must not."""
+        self._end_if_abandoned()
+        if self._members.is_up and not self._tasks:
+            self._losses.progress()
         for task in list(self._tasks.values()):
             if task.leaves:
                 self._drop(task)
             elif task.ranks:
                 self._events.append(TaskNoted(*task.key, self._restart_note()))
-            task.rank, task.ranks = None, set()
-        self._withdrawals, self._has_progressed, self._last_loss = {}, False, ""
+                if self._losses.reason:
+                    self._charge(task)
+            task.rank, task.ranks, task.has_stepped = None, set(), False
+        too_many = self._losses.start_again()
+        self._error = self._error or too_many
+        self._withdrawals = {}
         self._members.clear()
         return self._end or self._error or (STOPPED if self._is_stopping else None)
 
@@ -158,6 +169,7 @@ class Board:
     def join(self, incarnation: str, rank: int, world_size: int, host: str) -> bool:
         """A rank of a worker group is there; with its first one all orders are placed. False: the
         gang has ended, or another group is at work."""
+        self._end_if_abandoned()
         if self._end or self._is_stopping:
             return False
         if not self._members.join(incarnation, rank, world_size, host):
@@ -174,6 +186,7 @@ class Board:
             return None
         for rank in ranks:
             self._members.hear(rank, saved)
+        self._end_if_abandoned()
         self._place_anew_what_waits_for_the_silent()
         return [self._instructions(rank) for rank in ranks]
 
@@ -205,18 +218,18 @@ class Board:
         if self._members.beat(rank, stage, is_ready, step_s, tokens_per_s):
             self._events.append(StageReached(rank, stage))
         if reason := self._members.whom_it_waits_for(rank):
-            self._last_loss = reason
+            self._losses.reason = reason
         return reason
 
     def fail_rank(self, incarnation: str, rank: int, reason: str) -> bool:
-        """A rank cannot work, and would not if it were started again: its tasks fail, all tasks if
-        its start failed, and the gang ends with the `reason`."""
+        """A rank cannot work, and would not if it were started again: its tasks fail here, all
+        tasks if its start failed, and the gang ends with the `reason`. Whose fault it is nobody
+        knows, so it is the machine's."""
         if self._end or not self._members.is_present(incarnation):
             return False
         for task in list(self._tasks.values()):
             if task.is_on(rank) or not self._members.is_ready(rank):
-                self._events.append(TaskFailed(task.order.job_id, reason, task.order.epoch))
-                del self._tasks[task.key]
+                self._fail(task, reason)
         self._error = self._error or reason
         return True
 
@@ -226,14 +239,16 @@ class Board:
             case TaskAdmitted():
                 task.step = event.step
             case TaskProgress():
-                task.step = event.step
+                task.reach(event.step)
                 task.share_done = min(1.0, event.step / max(1, event.num_steps))
-                self._has_progressed = True
+                self._losses.progress()
+                if self._losses.is_save_due():
+                    self.ask_save()
             case TaskCheckpointed():
                 task.order = replace(task.order, checkpoint=event.digest)
             case TaskFinished() | TaskFailed() | TaskWithdrawn():
                 del self._tasks[task.key]
-                self._has_progressed = True
+                self._losses.progress()
 
     def _append(self, event: TaskEvent, task: HeldTask) -> None:
         """Of progress that nobody took, and that nothing came after, the latest is enough."""
@@ -246,7 +261,13 @@ class Board:
             self._events.append(event)
 
     def _instructions(self, rank: int) -> Instructions:
-        new = [t for t in self._tasks.values() if t.is_on(rank) and rank not in t.ranks]
+        on_trial = self._next_suspect()
+        new = [
+            task
+            for task in self._tasks.values()
+            if task.is_on(rank) and rank not in task.ranks
+            if not task.is_suspect or task.ranks or task is on_trial
+        ]
         for task in new:
             task.ranks.add(rank)
         return Instructions(
@@ -255,6 +276,16 @@ class Board:
             save=self._save,
             is_stopping=self._is_stopping,
         )
+
+    def _next_suspect(self) -> HeldTask | None:
+        """Who is to be tried now: suspects wait until all others that were lost have made a step
+        and are saved, and go one by one, first who was lost least often."""
+        tasks = self._tasks.values()
+        waiting = [task for task in tasks if task.is_suspect and not task.ranks]
+        if not waiting or any(task.is_in_doubt for task in tasks):
+            return None
+        is_safe = self._members.all_saved(self._save)
+        return min(waiting, key=lambda task: task.num_losses) if is_safe else None
 
     def _place(self, tasks: Sequence[HeldTask]) -> None:
         """Give each of these a rank, if there is any: one that was heard of lately."""
@@ -285,19 +316,27 @@ class Board:
         del self._tasks[task.key]
         self._events.append(TaskWithdrawn(*task.key, task.step))
 
-    def _count_group(self) -> None:
-        """Groups that were lost count, until one comes to something: a task made a step, or it was
-        up and had no task."""
-        if self._has_progressed or (self._members.is_up and not self._tasks):
-            self._num_fruitless = 0
-        elif self._last_loss:
-            self._num_fruitless += 1
-        if self._num_fruitless > MAX_FRUITLESS_RESTARTS:
-            self._error = self._error or (
-                f"its workers were lost {self._num_fruitless} times in a row without a step; "
-                f"the last time: {self._last_loss}"
+    def _fail(self, task: HeldTask, reason: str) -> None:
+        del self._tasks[task.key]
+        job_id, epoch = task.key
+        self._events.append(TaskFailed(job_id, reason, epoch, Fault.MACHINE))
+
+    def _charge(self, task: HeldTask) -> None:
+        task.lose()
+        if task.num_losses >= MAX_LOSSES:
+            self._losses.progress()  # the next group is without it
+            self._fail(
+                task,
+                f"its worker died {task.num_losses} times while it trained there, and it came no "
+                f"further than step {task.step}; the last time: {self._losses.reason}",
             )
 
+    def _end_if_abandoned(self) -> None:
+        if self._now() > self._taken + self._members.silence_s and not self._is_stopping:
+            silent = f"its controller was not heard of for {self._members.silence_s:g} s"
+            self._error = self._error or silent
+            self.stop()
+
     def _restart_note(self) -> str:
-        why = f" ({self._last_loss})" if self._last_loss else ": their number changes"
+        why = f" ({self._losses.reason})" if self._losses.reason else ": their number changes"
         return f"the gang's workers start again{why}"

@@ -2,9 +2,11 @@
 
 Each round of the loop has two phases, train and evaluate; under ZeRO-3 all ranks go through the
 same phases with the same number of forward passes. A task that fails leaves; the others go on.
-Between two rounds tasks may come and go, and change nothing for those that stay.
+Between two rounds tasks may come and go, and change nothing for those that stay. A task that is
+done stays until its result is stored, and is not trained any more.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -16,6 +18,7 @@ from encoders.packed.scoring import label_log_probs
 from orchestrator.domain.gang import TaskEvent, TaskFailed, TaskNoted
 from orchestrator.training.data_parallel import add_up, own_share, speaks, tell_scores
 from orchestrator.training.evaluation import Evaluation, Score
+from orchestrator.training.hand_over import HandOver
 from orchestrator.training.rank_passes import RankPasses
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import Example, TaskData
@@ -26,8 +29,9 @@ Post = Callable[[Sequence[TaskEvent]], None]
 
 
 class RankLoop:
-    """Trains `runs` step by step; `finish` is called with each one as it is done. Of its methods,
-    `admit` and `round` are collective acts where ranks make their passes together."""
+    """Trains `runs` step by step; `finish` is called with each one as it is done, and again while
+    it raises StoreUnavailable. Of its methods, `admit` and `round` are collective acts where ranks
+    make their passes together."""
 
     def __init__(
         self,
@@ -38,14 +42,15 @@ class RankLoop:
         finish: Callable[[TaskRun], None],
         keep: Callable[[Sequence[TaskRun]], None] = lambda runs: None,
         is_stopping: Callable[[], bool] = lambda: False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base, self._passes, self._runs = base, passes, list(runs)
         self._keep, self._is_stopping = keep, is_stopping
-        self._post, self._finish = post, finish
+        self._post, self._hand_over = post, HandOver(finish, post, now)
 
     @property
     def runs(self) -> Sequence[TaskRun]:
-        """Those that are neither done nor failed."""
+        """Those that are neither handed over nor failed."""
         return tuple(self._runs)
 
     @property
@@ -71,11 +76,18 @@ class RankLoop:
     def round(self) -> int:
         """One step of each task, and what is due after it; returns the forward passes that every
         rank made, 0 if none has work left."""
+        training = [run for run in self._runs if not run.is_done]
         trained = self._train_step()
-        due = {run.job_id: run.due for run in self._runs}
+        due = {run: run.due for run in training}
         evaluated = self._evaluate([each for trainers in due.values() for each in trainers])
         self._settle(due)
-        return trained + evaluated + self._end([run for run in self._runs if run.is_done])
+        done = [run for run in self._runs if run.is_done and not self._hand_over.waits(run)]
+        return trained + evaluated + self._end(done)
+
+    def hand_over(self) -> None:
+        """Try to store the results that the store did not take, if it is time."""
+        for run in self._hand_over.offer_again():
+            self.leave(run)
 
     def _train_step(self) -> int:
         """One optimizer step of each trainer; returns the forward passes made by every rank."""
@@ -113,23 +125,24 @@ class RankLoop:
     def _fail(self, trainer: TaskTrainer, fault: str) -> None:
         next(run for run in self._runs if trainer in run.training).fail(trainer, fault)
 
-    def _settle(self, judged: Mapping[str, Sequence[TaskTrainer]]) -> None:
-        """Let each run take stock of the step; a run that failed leaves."""
+    def _settle(self, judged: Mapping[TaskRun, Sequence[TaskTrainer]]) -> None:
+        """Let each run that trained take stock of the step; a run that failed leaves."""
         events: list[TaskEvent] = []
-        for run in list(self._runs):
+        for run in judged:
             run.settle()
             if run.failure is not None:
                 events.append(TaskFailed(run.job_id, run.failure, run.epoch))
                 self.leave(run)
                 continue
             events.append(run.progress())
-            if judged[run.job_id]:
+            if judged[run]:
                 events.append(TaskNoted(run.job_id, run.epoch, run.evaluation_note()))
         self._post(events)
 
     def leave(self, run: TaskRun) -> None:
         """Take a run out; its slots are free."""
         self._runs.remove(run)
+        self._hand_over.forget(run)
         run.release()
 
     def _score_manual_prompts(self) -> None:
@@ -155,8 +168,8 @@ class RankLoop:
         for run in runs:
             run.held_out = scores.get(run.trainer.key, run.trainer.best)
             self._post([TaskNoted(run.job_id, run.epoch, run.end_note())])
-            self._finish(run)
-            self.leave(run)
+            if self._hand_over.offer(run):
+                self.leave(run)
         return rounds
 
     def _score_prompts(

@@ -64,6 +64,7 @@ class Resident:
             if told.own.save > self._saved:
                 self._checkpointer.keep_now(self._loop.runs)
                 self._saved = told.own.save
+            self._loop.hand_over()
             if told.all_admits:
                 self._admit(told.own.admits, told.all_admits)
             if not is_idle or told.all_admits:

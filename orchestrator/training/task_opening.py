@@ -1,6 +1,7 @@
 """From an order to a run: stored data, prompt start, trainer, and the checkpoint to go on from.
 
-Whatever is wrong with one task fails that task alone.
+Whatever is wrong with one task fails that task alone; a store that gives nothing now is no fault of
+its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,12 @@ from orchestrator.training.sweep_run import open_run
 from orchestrator.training.task_data import encode_task, max_row_length
 from orchestrator.training.task_run import TaskRun
 from orchestrator.training.task_trainer import TaskTrainer
-from orchestrator.training.worker_errors import DETERMINISTIC
+from orchestrator.training.worker_errors import DETERMINISTIC, UNUSABLE, fault_of
 
 
 class TaskOpening:
     """Opens the runs of one rank, all in one bank. `max_length` is the base's; `orders` are the
-    last ones of each job that came here."""
+    last ones of each job that came here, until `forget`."""
 
     def __init__(
         self, store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase, max_length: int
@@ -56,6 +57,11 @@ class TaskOpening:
         if shared:
             check_in_step({run.job_id: run.step for run in runs if run.job_id in shared})
         return runs, failures
+
+    def forget(self, job_id: str, epoch: int) -> None:
+        """A job is over here."""
+        if job_id in self.orders and self.orders[job_id].epoch == epoch:
+            del self.orders[job_id]
 
     def _look_up_starts(
         self,
@@ -101,14 +107,17 @@ class TaskOpening:
 
     def _resumed(self, order: TaskOrder, fresh: Callable[[], TaskRun]) -> TaskRun:
         """The run as its checkpoint left it; from its start without one, or where it cannot be
-        used."""
-        run = fresh()
+        used: a store that does not give it says nothing about it."""
         if order.checkpoint is None:
-            return run
+            return fresh()
+        run: TaskRun | None = None
         try:
-            run.restore(load_checkpoint(self._store.get_bytes(order.checkpoint)))
-        except (*DETERMINISTIC, RuntimeError) as error:
-            run.release()
+            state = load_checkpoint(self._store.get_bytes(order.checkpoint))
+            run = fresh()
+            run.restore(state)
+        except UNUSABLE as error:
+            if run is not None:
+                run.release()
             run = fresh()
             run.start_note = f"starts again, its checkpoint is of no use: {error}"
         else:
@@ -124,4 +133,4 @@ def _key(order: TaskOrder, key: str) -> str:
 
 def _failure(order: TaskOrder, error: Any) -> TaskFailed:
     reason = str(error) if isinstance(error, TuttiError | ValueError) else repr(error)
-    return TaskFailed(order.job_id, reason, order.epoch)
+    return TaskFailed(order.job_id, reason, order.epoch, fault_of(error))

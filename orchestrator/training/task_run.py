@@ -108,8 +108,8 @@ class TaskRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises KeyError, TypeError, ValueError or RuntimeError where it is
-        another training's; the run is then of no use."""
+        """Go on from `state`. Raises worker_errors.UNUSABLE where it is another training's;
+        the run is then of no use."""
         if state["job"] != self.job_id:
             raise ValueError(f"the checkpoint is of job {state['job']}, not {self.job_id}")
         self._restore_training(state)

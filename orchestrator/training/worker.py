@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.gang import MAX_POSITIONS as MAX_POSITIONS
-from orchestrator.domain.gang import GangOrder, TaskEvent, TaskFinished
+from orchestrator.domain.gang import GangOrder, TaskEvent, TaskFailed, TaskFinished, TaskWithdrawn
 from orchestrator.training.heart import Heart
 from orchestrator.training.worker_errors import DETERMINISTIC
 
@@ -52,7 +51,8 @@ class WorkerConfig:
 
 def run_worker(config: WorkerConfig) -> None:
     """Train what the board gives this rank, until it says stop. A task's own error fails that task
-    alone; an error that would come again fails this rank's tasks and ends the gang."""
+    alone; an error in what tasks share, that would come again, gives this rank's tasks back as the
+    machine's fault and ends the gang."""
     import ray
     import ray.train
 
@@ -121,25 +121,27 @@ class _Voice:
         self._code_version = code_version
 
     def speaks_for(self, job_id: str) -> bool:
-        return self._member.rank == 0 or not self._opening.orders[job_id].spec.is_data_parallel
+        if self._member.rank == 0:
+            return True
+        order = self._opening.orders.get(job_id)
+        return order is None or not order.spec.is_data_parallel
 
     def tell(self, events: Sequence[TaskEvent]) -> None:
         self._member.post([event for event in events if self.speaks_for(event.job_id)])
+        for event in events:
+            if isinstance(event, TaskFailed | TaskWithdrawn):
+                self._opening.forget(event.job_id, event.epoch)
 
     def finish(self, run: "TaskRun") -> None:
-        """Store a task's result and tell it. A store that takes nothing is the machine's fault, so
-        no error that fails the task."""
+        """Store a task's result and tell it. Raises StoreUnavailable."""
         from orchestrator.training.trained_prompt import store_trained_prompt
 
-        if not self.speaks_for(run.job_id):
-            return
-        order = self._opening.orders[run.job_id]
-        try:
+        if self.speaks_for(run.job_id):
+            order = self._opening.orders[run.job_id]
             trained = store_trained_prompt(run, order, self._code_version, self._store)
-        except TuttiError as error:
-            raise RuntimeError(f"task {run.name}: {error}") from error
-        done = TaskFinished(run.job_id, trained, run.epoch)
-        self._member.post_surely([run.progress("done"), done])
+            done = TaskFinished(run.job_id, trained, run.epoch)
+            self._member.post_surely([run.progress("done"), done])
+        self._opening.forget(run.job_id, run.epoch)
 
 
 def _where(member: "Member") -> str:

@@ -1,6 +1,18 @@
-"""Which errors would come again, were the same tried again."""
+"""Which errors would come again, were the same tried again; and whose they are.
 
-from orchestrator.domain.errors import TuttiError
+What comes up while one task is opened or takes its step is that task's own. What comes up in what
+tasks share is the machine's: nobody can tell which of them, if any, is to blame.
+"""
+
+from orchestrator.domain.errors import IntegrityError, StoreUnavailable, TuttiError
+from orchestrator.domain.job import Fault
 
 #: Others (a lost peer, a full disk) end the worker group, and Ray starts it again.
 DETERMINISTIC = (TuttiError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+#: What a checkpoint raises whose content is of no use.
+UNUSABLE = (IntegrityError, ValueError, TypeError, LookupError, AttributeError)
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Whose fault it is that a task cannot be opened."""
+    return Fault.MACHINE if isinstance(error, StoreUnavailable) else Fault.USER

@@ -65,6 +65,12 @@ def test_a_failed_job_is_retried(run: Run, home: Path, ids: list[str]) -> None:
     assert "only a failed or cancelled job can be retried" in done.err
 
 
+def test_a_retried_job_gets_a_new_time_limit(run: Run, ids: list[str]) -> None:
+    assert run("jobs", "retry", ids[2], "--time-limit", "soon").code == 2
+    (job,) = run("jobs", "retry", ids[2], "--time-limit", "2h", "--json").json
+    assert (job["state"], job["time_limit_s"]) == ("queued", 7200)
+
+
 def test_jobs_are_paused_and_resumed(run: Run, home: Path, ids: list[str]) -> None:
     done = run("jobs", "pause", ids[0], ids[1])
     assert [line.split(maxsplit=2)[2] for line in done.out.splitlines()] == [

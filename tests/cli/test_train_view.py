@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.train_table import draw_jobs, stage_of, time_left
-from orchestrator.cli.train_view import TrainView, is_here, place
+from orchestrator.cli.train_view import TrainView
 from orchestrator.domain.gang_record import GangRecord
 from orchestrator.domain.job import Job, JobState
 from orchestrator.job_watch import Sight
@@ -138,8 +138,3 @@ def test_a_gang_that_trains_tells_its_workers_and_step() -> None:
     up = replace(GANG, stage=None, num_workers=1)
     assert stage_of(up) == "1 worker"
     assert stage_of(replace(up, num_workers=2, step_s=0.5)) == "2 workers, 0.50 s a step"
-
-
-def test_holders_have_a_place() -> None:
-    assert place("far:12:345") == "far (pid 12)"
-    assert not is_here("far:12:345")

@@ -89,6 +89,15 @@ def test_another_services_settings_do_not_reach_the_parts(cluster: Cluster) -> N
     assert cluster.process_env(outer) == {"PATH": "/bin", **cluster.env()}
 
 
+def test_only_tutti_is_told_the_way_into_its_database(cluster: Cluster) -> None:
+    make_token(cluster.home / "ray_token")
+    (cluster.home / "ray").symlink_to(cluster.home)
+    for service in cluster._workers():
+        assert not [name for name in service.env if name.startswith("TUTTI_")]
+        assert "RAY_AUTH_TOKEN_PATH" in service.env
+        assert not [text for text in service.env.values() if PORTS.password in text]
+
+
 def test_half_a_cluster_is_stopped_whole_and_only_once(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

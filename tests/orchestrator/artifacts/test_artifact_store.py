@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_bytes
-from orchestrator.domain.errors import IntegrityError, InvalidInput, TuttiError
+from orchestrator.domain.errors import IntegrityError, InvalidInput, StoreUnavailable
 
 DATA = bytes(range(256)) * 5000  # more than one chunk
 
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(
 
     folder.put_bytes(b"another")
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(TuttiError, match=r"cannot store the artifact .* No space left"):
+    with pytest.raises(StoreUnavailable, match=r"cannot store the artifact .* No space left"):
         folder.put_bytes(DATA)
     assert files_below(folder) == [digest_bytes(b"another")]
 

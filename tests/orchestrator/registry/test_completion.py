@@ -28,6 +28,7 @@ def test_completed_job_has_its_version_and_promotion(
     registry: PromptRegistry, queue: JobQueue, outbox: Outbox, trained: Trained, running: Running
 ) -> None:
     lease = running()
+    queue.checkpoint(lease, "d" * 64)
     done = registry.complete(lease, trained(), ALWAYS, "controller")
     assert (done.created, done.refusals, done.version.ref) == (True, (), "color@1")
     assert done.version.aliases == ("production",)
@@ -38,7 +39,7 @@ def test_completed_job_has_its_version_and_promotion(
     assert done.promotion.reason == f"job {lease.job_id[:12]}"
     job = queue.get(lease.job_id)
     assert (job.state, job.version, job.error) == (JobState.SUCCEEDED, 1, None)
-    assert job.finished_at is not None
+    assert (job.checkpoint, job.finished_at is not None) == (None, True)
     assert [(a.outcome, a.finished_at is not None) for a in queue.attempts(job.id)] == [
         ("succeeded", True)
     ]

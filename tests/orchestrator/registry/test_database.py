@@ -1,10 +1,12 @@
 """A database opens on the right schema only, and says what is wrong without showing a password."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, make_url, select
+from sqlalchemy import insert, make_url, select, text
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
+from sqlalchemy.exc import ProgrammingError
 
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch, TuttiError
 from orchestrator.registry import migrate
@@ -53,6 +55,51 @@ def test_exception_in_a_write_leaves_nothing(database: Database) -> None:
         write_and_fail()
     with database.read() as connection:
         assert connection.execute(select(tasks)).all() == []
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("SET TRANSACTION READ ONLY", "INSERT INTO tasks VALUES ('color', 0)"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())",),
+        ("SET LOCAL idle_in_transaction_session_timeout = 1", "idle", "SELECT 1"),
+    ],
+)
+def test_server_that_ends_a_transaction_is_away(
+    empty_postgres: Callable[[], str], statements: tuple[str, ...]
+) -> None:
+    database = Database.open(empty_postgres())
+
+    def run() -> None:
+        with database.write() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            for statement in statements:
+                if statement == "idle":
+                    await_end(pid)
+                else:
+                    connection.execute(text(statement))
+
+    def await_end(pid: int) -> None:
+        seen = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        while True:
+            with database.read() as other:
+                if other.execute(seen, {"pid": pid}).scalar_one() == 0:
+                    return
+
+    with pytest.raises(DatabaseUnavailable):
+        run()
+    with database.read() as connection:
+        assert connection.execute(select(tasks)).all() == []
+    database.close()
+
+
+@pytest.mark.postgres
+def test_wrong_statement_is_not_taken_for_an_absence(empty_postgres: Callable[[], str]) -> None:
+    database = Database.open(empty_postgres())
+    with pytest.raises(ProgrammingError), database.write() as connection:
+        connection.execute(text("SELECT no_such_column FROM tasks"))
+    database.close()
 
 
 def test_foreign_keys_are_enforced(database: Database) -> None:

@@ -1,13 +1,16 @@
 """Gangs as other processes see them, and who is asked to drain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import Connection
 
 from orchestrator.domain.errors import UnknownName
 from orchestrator.domain.gang import GangOrder
 from orchestrator.domain.job import Fault, Lease
 from orchestrator.registry.database import Database
+from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 
@@ -42,6 +45,26 @@ def test_beat_tells_how_a_gang_does_and_counts_its_jobs(
     assert (gang.step_s, gang.tokens_per_s) == (0.5, 1000.0)
     assert gang.seen_at > gang.started_at
     assert book.beat("gang-9", None, 2, 0.5, 1000.0) is False
+
+
+def test_gang_whose_opening_was_lost_is_opened_by_its_beat(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = GangBook(database)
+
+    @contextmanager
+    def away() -> Iterator[Connection]:
+        raise DatabaseUnavailable("the database cannot be used")
+        yield
+
+    with monkeypatch.context() as patch, pytest.raises(DatabaseUnavailable):
+        patch.setattr(database, "write", away)
+        book.open(order(), "host:1")
+    assert book.beat("gang-1", "loading", 1, 0.0, 0.0) is False
+    (gang,) = book.list()
+    assert (gang.holder, gang.sharding, gang.stage) == ("host:1", "it does not fit", "loading")
+    book.ask_drain("gang-1")
+    assert book.beat("gang-1", None, 2, 0.5, 1000.0) is True
 
 
 def test_asked_drain_is_told_with_the_next_beat(book: GangBook) -> None:

@@ -179,6 +179,40 @@ def test_retried_job_goes_on_from_its_checkpoint_at_once(
     assert queue.ready()[0].id == job.id
 
 
+def test_job_that_its_time_limit_ended_goes_on_under_a_higher_one(
+    queue: JobQueue, running: Running
+) -> None:
+    lease = running()
+    queue.checkpoint(lease, "d" * 64)
+    failed = queue.fail(lease, "its time limit of 9 s is over")
+    assert failed.checkpoint == "d" * 64
+    with pytest.raises(InvalidInput, match="time_limit_s is -1"):
+        queue.retry(lease.job_id, "bob", -1)
+    assert queue.get(lease.job_id) == failed
+    again = queue.retry(lease.job_id, "bob", 90)
+    assert (again.checkpoint, again.options.time_limit_s) == ("d" * 64, 90)
+    queue.cancel(lease.job_id, "bob")
+    assert queue.retry(lease.job_id, "bob").options.time_limit_s == 90
+
+
+def test_retry_of_a_job_that_waits_in_vain_names_the_one_to_retry_first(
+    queue: JobQueue, submission: Submit
+) -> None:
+    first, _ = queue.submit(submission(task="first"), "ann")
+    last, _ = queue.submit(submission(), "ann", JobOptions(after=(first.id,)))
+    queue.cancel(first.id, "ann")
+    (cancelled,) = queue.settle_dependents()
+    with pytest.raises(InvalidInput) as caught:
+        queue.retry(last.id, "ann")
+    short = first.id[:12]
+    assert f"waits for job {short} (first), which is cancelled" in str(caught.value)
+    assert f"`tutti jobs retry {short}`" in str(caught.value)
+    assert queue.get(last.id) == cancelled
+    queue.retry(first.id, "ann")
+    assert queue.retry(last.id, "ann").state == JobState.QUEUED
+    assert queue.settle_dependents() == []
+
+
 def test_priority_decides_who_is_next(queue: JobQueue, submission: Submit) -> None:
     first, _ = queue.submit(submission(), "ann")
     second, _ = queue.submit(submission(nonce="b"), "ann")

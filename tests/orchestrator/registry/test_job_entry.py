@@ -1,5 +1,6 @@
 """How jobs come in: all or none, each once, and in an order that can be worked off."""
 
+import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 
 from orchestrator.domain.errors import InvalidInput, UnknownName
 from orchestrator.domain.job import JobOptions, JobState, Submission
+from orchestrator.registry.database import Database
 from orchestrator.registry.job_queue import JobQueue
 
 Submit = Callable[..., Submission]
@@ -58,6 +60,50 @@ def test_parallel_submits_of_many_in_other_orders_make_each_once(
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(submit, range(8))) == 20
     assert len(queue.ready()) == 20
+
+
+def submit_once(url: str, submission: Submission) -> tuple[str, bool]:
+    database = Database(url)
+    job, created = JobQueue(database).submit(submission, "ann")
+    database.close()
+    return job.id, created
+
+
+def test_fifty_submits_by_ten_processes_at_once_make_one_job(
+    queue: JobQueue, database_url: str, submission: Submit
+) -> None:
+    with multiprocessing.get_context("fork").Pool(10) as pool:
+        asked = [(database_url, submission())] * 50
+        entered = pool.starmap(submit_once, asked, chunksize=1)
+    (job,) = queue.list()
+    assert {job_id for job_id, _ in entered} == {job.id}
+    assert sum(created for _, created in entered) == 1
+    assert [line.text for line in queue.log(job.id)] == ["submitted by ann"]
+
+
+@pytest.mark.postgres
+def test_submitting_again_never_waits_in_a_circle_with_heartbeats(
+    empty_postgres: Callable[[], str], submission: Submit
+) -> None:
+    database = Database.open(empty_postgres())
+    queue = JobQueue(database)
+    asked = [(submission(nonce=str(number)), JobOptions()) for number in range(20)]
+    ids = [job.id for job, _ in queue.submit_all(asked, "ann")]
+    leases = [lease for _, lease in queue.claim(ids[:10], "controller", 60).values()]
+    waiting = (submission(nonce="last"), JobOptions(after=tuple(ids)))
+
+    def beat(_: int) -> None:
+        assert queue.heartbeat(leases, 60, {job_id: {"step": 1} for job_id in ids}).lost == {}
+
+    def submit(number: int) -> None:
+        for job_id in ids[15:]:
+            queue.cancel(job_id, "ann")
+        queue.submit_all([*asked, waiting, (submission(nonce=f"new {number}"), JobOptions())], "x")
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, i) for i in range(20) for work in (beat, submit)]:
+            done.result()
+    database.close()
 
 
 def test_job_waits_for_others_to_succeed(queue: JobQueue, submission: Submit) -> None:

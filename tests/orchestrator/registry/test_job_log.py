@@ -72,3 +72,17 @@ def test_numbers_go_on_after_an_archive(queue: JobQueue, running: Running) -> No
     queue.retry(lease.job_id, "ann")
     (line,) = queue.log(lease.job_id, after=last)
     assert line.text == "queued again by ann"
+
+
+def test_logs_of_many_jobs_are_read_on_from_where_each_was_left(
+    queue: JobQueue, submission: Callable[..., Submission]
+) -> None:
+    one, two, three = (queue.submit(submission(nonce=nonce), "ann")[0].id for nonce in "abc")
+    first = queue.log_of({one: 0, two: 0})
+    assert [job_id for job_id, _ in first] == [one, two]
+    assert [line for _, line in first] == [*queue.log(one), *queue.log(two)]
+    queue.note([(two, "two"), (one, "one"), (three, "three")])
+    after = {one: first[0][1].number, two: queue.log(two)[-1].number, three: 0}
+    told = [(job_id, line.text) for job_id, line in queue.log_of(after)]
+    assert told == [(three, "submitted by ann"), (one, "one"), (three, "three")]
+    assert queue.log_of({}) == []

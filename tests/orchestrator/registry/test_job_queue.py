@@ -224,6 +224,46 @@ def test_heartbeat_renews_the_lease_and_keeps_progress(queue: JobQueue, running:
     assert queue.get(lease.job_id).progress == {"step": 5, "loss": None}
 
 
+def test_jobs_are_read_at_once_with_the_submissions_that_are_known(
+    queue: JobQueue, submission: Submit
+) -> None:
+    jobs = [queue.submit(submission(nonce=nonce), "ann")[0] for nonce in "ab"]
+    known = {job.id: job for job in jobs}
+    assert {job.id: job for job in queue.get_all([*known, "f" * 32])} == known
+    queue.start(claimed(queue, jobs[0]))
+    found = {job.id: job for job in queue.get_all(list(known), known)}
+    assert found == {job.id: queue.get(job.id) for job in jobs}
+    assert found[jobs[1].id].submission is jobs[1].submission
+    assert queue.get_all([]) == []
+
+
+def test_submission_that_changed_is_read_again(queue: JobQueue, submission: Submit) -> None:
+    named = JobOptions(key="nightly")
+    old, _ = queue.submit(submission(), "ann", named)
+    queue.cancel(old.id, "ann")
+    new, _ = queue.submit(submission(task="other"), "ann", named)
+    assert queue.get_all([old.id], {old.id: old}) == [new]
+
+
+def test_heartbeat_without_news_is_two_statements(
+    database: Database, queue: JobQueue, running: Running
+) -> None:
+    leases = [running(nonce=nonce) for nonce in "abc"]
+    queue.heartbeat(leases, 60, {leases[0].job_id: {"step": 3}})
+    statements: list[str] = []
+    with database.read() as connection:
+        engine = connection.engine
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    assert len(queue.heartbeat(leases, 60).renewed) == 3
+    event.remove(engine, "before_cursor_execute", note)
+    assert [each.split()[0] for each in statements if "BEGIN" not in each] == ["SELECT", "UPDATE"]
+    assert queue.get(leases[0].job_id).progress == {"step": 3}
+
+
 def test_heartbeat_tells_lost_leases_and_renews_the_others(
     queue: JobQueue, running: Running
 ) -> None:
@@ -358,6 +398,7 @@ def test_checkpoint_gives_the_machine_its_budget_back(queue: JobQueue, submissio
     lease = claimed(queue, job)
     queue.checkpoint(lease, "d" * 64)
     again = queue.release(lease, "a node is gone", Fault.MACHINE)
+    assert queue.get(job.id).checkpoint == "d" * 64
     assert (again.state, again.faults, again.checkpoint) == (JobState.QUEUED, 1, "d" * 64)
 
 
@@ -405,6 +446,26 @@ def test_lease_renewed_while_reclaiming_is_left_alone(queue: JobQueue, submissio
 
     assert queue.reclaim(renew) == []
     assert queue.get(job.id).state == JobState.ADMITTED
+
+
+def test_job_that_its_own_holder_does_not_know_of_is_queued_again(
+    queue: JobQueue, submission: Submit
+) -> None:
+    holders = {"known": "me", "stray": "me", "other": "another"}
+    held = {
+        nonce: claimed(queue, queue.submit(submission(nonce=nonce), "ann")[0], holder)
+        for nonce, holder in holders.items()
+    }
+    queue.checkpoint(held["stray"], "d" * 64)
+    (job,) = queue.disown("me", {held["known"].job_id})
+    assert (job.id, job.state, job.faults) == (held["stray"].job_id, JobState.QUEUED, 0)
+    assert (job.checkpoint, job.gang) == ("d" * 64, None)
+    assert queue.attempts(job.id)[-1].fault is Fault.PREEMPTION
+    assert queue.log(job.id)[-1].text == (
+        "attempt 1 released: its holder does not know of it; queued again"
+    )
+    assert queue.disown("me", {held["known"].job_id}) == []
+    assert queue.heartbeat(list(held.values()), 60).lost.keys() == {job.id}
 
 
 def test_parallel_reclaims_take_a_job_back_once(queue: JobQueue, submission: Submit) -> None:

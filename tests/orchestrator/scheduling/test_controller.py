@@ -215,7 +215,9 @@ def test_a_job_over_its_time_limit_fails_and_leaves(
     launcher.gang.progress("colour", 8, seconds=61.0)
     run(controller, clock, 1)
     failed = queue.get(job.id)
-    assert (failed.error or "").startswith("its time limit of 60 s is over, at step 8 of 100; `tutti")
+    assert (failed.error or "").startswith(
+        "its time limit of 60 s is over, at step 8 of 100; `tutti"
+    )
     assert launcher.gang.withdrawn == [(job.id, 1, False)]
 
 

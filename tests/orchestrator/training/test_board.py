@@ -16,8 +16,10 @@ from orchestrator.domain.gang import (
     TaskProgress,
     TaskWithdrawn,
 )
-from orchestrator.training.board import MAX_FRUITLESS_RESTARTS, Board
+from orchestrator.domain.job import Fault
+from orchestrator.training.board import MAX_LOSSES, Board
 from orchestrator.training.instructions import Instructions, Withdrawal
+from orchestrator.training.losses import MAX_FRUITLESS_RESTARTS, SAVE_PAUSE_S
 from tests.orchestrator.training.conftest import make_spec
 
 SILENCE_S = 60.0
@@ -303,27 +305,50 @@ def test_a_group_of_which_nobody_is_heard_is_given_up() -> None:
     assert desk.board.take().error == "no worker was heard of for 60 s"
 
 
-def test_a_rank_that_cannot_work_fails_its_tasks_and_ends_the_gang() -> None:
+def test_a_gang_that_nobody_asks_saves_everything_and_ends() -> None:
+    desk = desk_with(order())
+    for desk.seconds in (SILENCE_S / 2, SILENCE_S, 2 * SILENCE_S):
+        assert not desk.sync().is_stopping
+        assert desk.board.take().error is None
+    desk.seconds = 3 * SILENCE_S + 1
+    assert desk.sync().is_stopping
+    desk.post(TaskCheckpointed("j", 3, "a", 1), TaskWithdrawn("j", 1, 3))
+    status = desk.board.take()
+    assert status.error == "its controller was not heard of for 60 s"
+    assert status.events == (TaskCheckpointed("j", 3, "a", 1), TaskWithdrawn("j", 1, 3))
+    desk.board.admit([order("late")])
+    assert desk.board.start_group() == status.error
+    assert not desk.board.join("second", 0, 1, "host")
+
+
+def test_a_gang_that_nobody_asks_starts_no_workers() -> None:
+    desk = Desk()
+    desk.seconds = SILENCE_S + 1
+    assert desk.board.start_group() == "its controller was not heard of for 60 s"
+
+
+def test_a_rank_that_cannot_work_gives_its_tasks_back_and_ends_the_gang() -> None:
     desk = desk_with(order("mine"), order("other"), world_size=2)
     desk.board.beat("first", 0, "training", True)
     assert desk.board.fail_rank("first", 0, "no such layer")
-    assert desk.events(TaskFailed) == [TaskFailed("mine", "no such layer", 1)]
+    assert desk.events(TaskFailed) == [TaskFailed("mine", "no such layer", 1, Fault.MACHINE)]
     assert desk.board.take().error == "no such layer"
     assert desk.board.start_group() == "no such layer"
 
 
-def test_a_start_that_fails_fails_all_tasks_for_they_would_fare_no_better() -> None:
+def test_a_start_that_fails_gives_all_tasks_back_for_they_would_fare_no_better() -> None:
     desk = desk_with(order("a"), order("b"), world_size=2)
     desk.board.fail_rank("first", 1, "no such layer")
-    assert {event.job_id for event in desk.events(TaskFailed)} == {"a", "b"}
+    failures = {event.job_id: event.fault for event in desk.events(TaskFailed)}
+    assert failures == {"a": Fault.MACHINE, "b": Fault.MACHINE}
 
 
 def test_groups_that_come_to_nothing_end_the_gang() -> None:
-    desk = desk_with(order())
+    desk = Desk()
+    desk.board.admit([order()])
     for attempt in range(MAX_FRUITLESS_RESTARTS):
         desk.board.lose("a worker process died")
         desk.start(f"group-{attempt}", 1)
-        desk.sync()
     desk.board.lose("out of memory")
     reason = desk.board.start_group()
     assert reason is not None
@@ -378,6 +403,179 @@ def test_ranks_that_are_heard_of_store_their_states_when_they_are_asked() -> Non
     desk.seconds = 30
     board.sync("first", [0], another)
     assert board.is_saved(another), "the second is silent"
+
+
+@dataclass
+class Mine(Desk):
+    """Ranks that do as they are told, in rounds: they save, take tasks up, and step. A round in
+    which a task of `deadly` comes to its step loses the whole group."""
+
+    deadly: dict[str, int] = field(default_factory=dict)
+    world_size: int = 2
+    every: int = 10**9
+    num_losses: int = 0
+    num_done: int = 20
+    ranks: dict[int, dict[str, int]] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self) -> bool:
+        """False: the gang has given up."""
+        if self.board.start_group() is not None:
+            return False
+        self.num_losses += 1
+        self.group, self.ranks = f"group-{self.num_losses}", {}
+        for rank in range(self.world_size):
+            self.board.join(self.group, rank, self.world_size, "host")
+            self.board.beat(self.group, rank, "training", True)
+            self.ranks[rank] = {}
+        return True
+
+    def work(self, num_rounds: int = 1000) -> None:
+        """Go round until all is over, or for so long."""
+        saved = dict.fromkeys(range(self.world_size), 0)
+        self.begin()
+        for _ in range(num_rounds):
+            self.seconds += 1
+            for rank in range(self.world_size):
+                if not self.round(rank, saved):
+                    self.board.lose("out of memory")
+                    saved = dict.fromkeys(saved, 0)
+                    if not self.begin():
+                        return
+                    break
+            for event in self.events(TaskFinished | TaskFailed):  # type: ignore[arg-type]
+                assert event.job_id not in self.ended
+                self.ended[event.job_id] = event
+            if not self.board._tasks:
+                return
+
+    def round(self, rank: int, saved: dict[int, int]) -> bool:
+        """False: it ended in the death of the group."""
+        (told,) = self.board.sync(self.group, [rank], saved[rank]) or [Instructions()]
+        mine = self.ranks[rank]
+        if told.save > saved[rank] or int(self.seconds) % self.every == 0:
+            saved[rank] = told.save
+            for job, step in mine.items():
+                self.kept[job] = step
+                self.post(TaskCheckpointed(job, step, f"{step}", 1))
+        mine |= {each.job_id: int(each.checkpoint or 0) for each in told.admits}
+        steps = {job: step + 1 for job, step in mine.items()}
+        if any(step == self.deadly.get(job) for job, step in steps.items()):
+            return False
+        self.post(*[TaskProgress(j, s, self.num_done, epoch=1) for j, s in steps.items()])
+        over = [job for job, step in steps.items() if step >= self.num_done]
+        self.post(*[finished(job) for job in over])
+        self.ranks[rank] = {job: step for job, step in steps.items() if job not in over}
+        return True
+
+
+def check_outcome(mine: Mine, good: set[str]) -> None:
+    assert set(mine.ended) == good | set(mine.deadly)
+    for job, event in mine.ended.items():
+        if job in good:
+            assert isinstance(event, TaskFinished)
+        else:
+            assert event.fault == Fault.MACHINE
+            assert event.reason.startswith("its worker died 3 times while it trained there")
+            assert event.reason.endswith("the last time: out of memory")
+
+
+def test_a_task_that_ends_its_workers_leaves_and_the_others_never_do() -> None:
+    for step in (1, 2, 7, 19):
+        mine = Mine(deadly={"poison": step})
+        good = {f"good-{i}" for i in range(5)}
+        mine.board.admit([order("poison"), *map(order, sorted(good))])
+        mine.work()
+        check_outcome(mine, good)
+        assert mine.num_losses == 1 + MAX_LOSSES
+
+
+def test_a_task_that_comes_to_end_workers_of_others_pays_alone() -> None:
+    mine = Mine(num_done=200, deadly={"poison": 1})
+    good = {f"good-{i}" for i in range(4)}
+    mine.board.admit(map(order, sorted(good)))  # type: ignore[arg-type]
+    mine.work(num_rounds=50)
+    mine.board.admit([order("poison")])
+    mine.work()
+    check_outcome(mine, good)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.permutations(["poison", *(f"good-{i}" for i in range(4))]),
+    st.integers(1, 19),
+    st.integers(1, 3),
+    st.integers(0, 4),
+    st.integers(0, 30),
+    st.sampled_from([3, 10**9]),
+)
+def test_whenever_a_task_ends_its_workers_the_innocent_finish(
+    jobs: list[str], step: int, world_size: int, num_late: int, num_rounds: int, every: int
+) -> None:
+    mine = Mine(deadly={"poison": step}, world_size=world_size, every=every)
+    late = len(jobs) - num_late
+    mine.board.admit(map(order, jobs[:late]))  # type: ignore[arg-type]
+    mine.work(num_rounds)
+    mine.board.admit(map(order, jobs[late:]))  # type: ignore[arg-type]
+    mine.work()
+    check_outcome(mine, {job for job in jobs if job.startswith("good")})
+
+
+def test_a_suspect_is_tried_alone_when_the_others_are_saved() -> None:
+    desk = desk_with(order("old"))
+    desk.post(TaskProgress("old", 9, 99, epoch=1))
+    desk.board.admit([order("new"), order("newer")])
+    desk.sync()
+    desk.board.lose("a worker process died")
+    desk.start("second", 1)
+    desk.board.beat("second", 0, "training", True)
+    assert jobs(desk.sync()) == ["old"]
+    assert jobs(desk.sync()) == []
+    desk.post(TaskProgress("old", 1, 99, epoch=1))
+    told = desk.sync()
+    assert (jobs(told), told.save) == ([], 1), "the first step after a loss is to be saved"
+    (told,) = desk.board.sync("second", [0], 1) or []
+    assert jobs(told) == ["new"]
+    assert jobs(desk.sync()) == []
+    desk.post(TaskProgress("new", 1, 99, epoch=1))
+    assert jobs(desk.sync()) == ["newer"]
+
+
+def test_a_suspect_that_all_ranks_train_goes_to_all_of_them_at_once() -> None:
+    desk = desk_with(order(sharding={"data_parallel": True}), world_size=2)
+    desk.board.lose("a worker process died")
+    desk.start("second", 2)
+    told = desk.board.sync("second", [0, 1])
+    assert [jobs(each) for each in told or []] == [["j"], ["j"]]
+
+
+def test_after_a_loss_all_are_saved_at_once_and_then_more_and_more_seldom() -> None:
+    desk = desk_with(order())
+    desk.post(TaskProgress("j", 1, 99, epoch=1))
+    assert desk.sync().save == 0
+    desk.board.lose("a worker process died")
+    desk.start("second", 1)
+    saves = []
+    for second in range(40):
+        desk.seconds = second
+        desk.post(TaskProgress("j", 1, 99, epoch=1))
+        desk.sync()
+        desk.post(TaskProgress("j", 1 + second, 99, epoch=1))
+        saves.append(desk.sync().save)
+    assert [saves.index(number) for number in (1, 2, 3, 4)] == [
+        0,
+        SAVE_PAUSE_S,
+        3 * SAVE_PAUSE_S,
+        7 * SAVE_PAUSE_S,
+    ]
+
+
+def test_a_group_that_changes_its_size_makes_nobody_suspect() -> None:
+    desk = desk_with(order("a"), order("b"))
+    for size in range(1, 3 * MAX_LOSSES):
+        desk.start(f"group-{size}", 1)
+        assert jobs(desk.sync()) == ["a", "b"]
 
 
 JOBS = st.sampled_from(["a", "b", "c"])

@@ -13,7 +13,7 @@ import torch
 from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.domain.errors import TuttiError
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.gang import (
     TaskAdmitted,
     TaskCheckpointed,
@@ -25,6 +25,7 @@ from orchestrator.domain.gang import (
     TaskProgress,
     TaskWithdrawn,
 )
+from orchestrator.domain.job import Fault
 from orchestrator.training.board import Board
 from orchestrator.training.checkpoint import Checkpointer, load_checkpoint
 from orchestrator.training.member import Round
@@ -69,8 +70,9 @@ class Gang:
         script: Mapping[int, Act],
         checkpoint_s: float = 1e9,
         store: ArtifactStore | None = None,
+        result_store: ArtifactStore | None = None,
     ) -> None:
-        self.board, self._script = Board(60.0, lambda: 0.0), script
+        self.board, self._script, self.seconds = Board(60.0, lambda: 0.0), script, 0.0
         self.board.start_group()
         self.board.join("group", 0, 1, "host")
         self.events: list[Any] = []
@@ -81,10 +83,12 @@ class Gang:
         passes = RankPasses(place.base, cache, MAX_POSITIONS)
 
         def finish(run: TaskRun) -> None:
-            trained = store_trained_prompt(run, opening.orders[run.job_id], "code", place.store)
+            trained = store_trained_prompt(
+                run, opening.orders[run.job_id], "code", result_store or place.store
+            )
             self.tell([TaskFinished(run.job_id, trained, run.epoch)])
 
-        loop = RankLoop(place.base, passes, (), self.tell, finish)
+        loop = RankLoop(place.base, passes, (), self.tell, finish, now=lambda: self.seconds)
         keeper = Checkpointer(store or place.store, self.tell, checkpoint_s)
         Resident(loop, self.ask, opening, keeper, self.tell, 0, "worker 0 of 1").run()
         self.events += self.board.take().events
@@ -93,6 +97,7 @@ class Gang:
         self.board.post("group", events)
 
     def ask(self, is_idle: bool, saved: int) -> Round:
+        self.seconds += 1
         self.idle += [self.num_asked] if is_idle else []
         self._script.get(self.num_asked, lambda board: None)(self.board)
         if is_idle and self.num_asked > max(self._script, default=0):
@@ -261,7 +266,7 @@ class FullStore(ArtifactStore):
     """A store on a disk without room."""
 
     def put_bytes(self, data: bytes) -> Any:
-        raise TuttiError("no space left on device")
+        raise StoreUnavailable("no space left on device")
 
 
 def test_a_full_disk_costs_checkpoints_alone(place: Workplace) -> None:
@@ -270,3 +275,52 @@ def test_a_full_disk_costs_checkpoints_alone(place: Workplace) -> None:
     notes = [note.text for note in gang.of(TaskNoted, "job")]
     assert "no checkpoint after step 1: no space left on device" in notes
     check_same(place, gang, Gang(place, {0: admitting(order)}), "job")
+
+
+class FullAtTheEnd(ArtifactStore):
+    """A store on a disk without room for the first `num_refusals` results."""
+
+    def __init__(self, url: str, num_refusals: int) -> None:
+        super().__init__(url)
+        self.num_refusals = num_refusals
+
+    def put_bytes(self, data: bytes) -> Any:
+        if self.num_refusals:
+            self.num_refusals -= 1
+            raise StoreUnavailable("no space left on device")
+        return super().put_bytes(data)
+
+
+def test_a_result_that_cannot_be_stored_is_kept_and_its_neighbour_goes_on(place: Workplace) -> None:
+    order, other = place.order("job", training={"steps": 2}), place.order("stays")
+    late = FullAtTheEnd(place.store.url, 8)
+    script: dict[int, Act] = {0: admitting(order, other), 12: lambda board: None}
+    gang = Gang(place, script, result_store=late)
+    for each in (order, other):
+        check_same(place, gang, Gang(place, {0: admitting(each)}), each.job_id)
+    ends = [e.job_id for e in gang.events if isinstance(e, TaskFinished)]
+    assert sorted(ends) == ["job", "stays"]
+    notes = [n.text for n in gang.of(TaskNoted, "job") if "cannot be stored yet" in n.text]
+    assert len(notes) == 1
+    steps = [e.step for e in gang.of(TaskProgress, "job") if e.stage == "training"]
+    assert steps == [1, 2]
+
+
+def test_who_waits_for_the_store_may_leave_and_ends_elsewhere_the_same(place: Workplace) -> None:
+    order = place.order("job", training={"steps": 2})
+    leaving: dict[int, Act] = {4: lambda board: board.withdraw("job", 1, keeps=True)}
+    left = Gang(
+        place, {0: admitting(order), **leaving}, result_store=FullAtTheEnd(place.store.url, 99)
+    )
+    assert left.of(TaskWithdrawn, "job") == [TaskWithdrawn("job", 1, 2)]
+    assert left.of(TaskFinished, "job") == []
+    resumed = Gang(place, {0: admitting(replace(order, checkpoint=left.checkpoint("job")))})
+    check_same(place, resumed, Gang(place, {0: admitting(order)}), "job")
+
+
+def test_a_result_that_is_never_stored_ends_as_the_machines_fault(place: Workplace) -> None:
+    order = place.order("job", training={"steps": 2})
+    script: dict[int, Act] = {0: admitting(order), 40: lambda board: None}
+    gang = Gang(place, script, result_store=FullAtTheEnd(place.store.url, 99))
+    (failure,) = gang.of(TaskFailed, "job")
+    assert failure.fault == Fault.MACHINE

@@ -9,7 +9,9 @@ import pytest
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.digest import digest_json
+from orchestrator.domain.errors import StoreUnavailable
 from orchestrator.domain.gang import TaskFailed, TaskOrder
+from orchestrator.domain.job import Fault
 from orchestrator.domain.task_spec import EncoderSpec, TaskSpec
 from orchestrator.training.checkpoint import dump_checkpoint
 from orchestrator.training.sharded_base import ShardedBase
@@ -75,6 +77,7 @@ def test_a_task_that_cannot_be_opened_fails_alone_with_its_reason(
     assert run is None
     (failure,) = ended
     assert isinstance(failure, TaskFailed)
+    assert failure.fault == Fault.USER
     assert reason in failure.reason
 
 
@@ -102,6 +105,65 @@ def test_a_task_goes_on_from_its_checkpoint(
     assert resumed is not None
     assert (resumed.trainer.step, ended) == (3, [])
     assert resumed.start_note == "goes on after step 3 of 4"
+
+
+class Flaky(ArtifactStore):
+    """A store that does not give what is `away`."""
+
+    away = ""
+
+    def get_bytes(self, digest: str, max_bytes: int = 1 << 30) -> bytes:
+        if digest == self.away:
+            raise StoreUnavailable("stale file handle")
+        return super().get_bytes(digest, max_bytes)
+
+
+def test_a_store_that_gives_nothing_now_is_no_fault_of_the_task(
+    tmp_path: Path, tokenizer: TextTokenizer, base: ShardedBase
+) -> None:
+    store = Flaky(str(tmp_path))
+    digest = store.put_bytes(ROWS).digest
+    datasets = {"train": digest, "eval": digest}
+    run, _ = open_task(store, tokenizer, base, datasets)
+    assert run is not None
+    checkpoint = store.put_bytes(dump_checkpoint(run.state())).digest
+    for store.away in (digest, checkpoint):
+        run, ended = open_task(store, tokenizer, base, datasets, checkpoint=checkpoint)
+        assert run is None
+        assert ended == [TaskFailed("job", "stale file handle", 7, Fault.MACHINE)]
+
+
+def test_a_machine_that_cannot_hold_a_checkpoint_does_not_call_it_useless(
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    base: ShardedBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = store.put_bytes(ROWS).digest
+    datasets = {"train": digest, "eval": digest}
+    run, _ = open_task(store, tokenizer, base, datasets)
+    assert run is not None
+    checkpoint = store.put_bytes(dump_checkpoint(run.state())).digest
+
+    def restore(run: TaskRun, state: dict[str, Any]) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(TaskRun, "restore", restore)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        open_task(store, tokenizer, base, datasets, checkpoint=checkpoint)
+
+
+def test_an_order_is_forgotten_with_its_epoch(
+    store: ArtifactStore, tokenizer: TextTokenizer, base: ShardedBase
+) -> None:
+    order = TaskOrder("job", make_spec(), {}, "f" * 64, 10.0, epoch=2)
+    opening = TaskOpening(store, tokenizer, base, 256)
+    opening([order], [order])
+    opening.forget("job", 1)
+    assert opening.orders == {"job": order}
+    opening.forget("job", 2)
+    opening.forget("job", 2)
+    assert opening.orders == {}
 
 
 def test_the_trials_of_a_sweep_are_opened_each_with_its_start(
