@@ -1,4 +1,4 @@
-"""Kills, stops and crowds real trainings on this machine's embedded parts (SQLite, a Ray of its own);
+"""Kills, interrupts and crowds real trainings on the embedded parts (SQLite, a Ray of its own), and
 looks at the database, the artifacts and MLflow after."""
 
 import os
@@ -18,8 +18,8 @@ import pytest
 from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home
 from tests.tiny import keeps_row_bits, write_task
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
-LONG = {"steps": 400, "batch_size": 4, "learning_rate": 0.01, "seed": 1}
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
+LONG = {"steps": 300, "batch_size": 4, "learning_rate": 0.01, "seed": 1}
 TASKS = ("task-0", "task-1")
 
 
@@ -102,6 +102,17 @@ def leftovers(home: Home) -> set[str]:
     return {path.name for path in home.folder.glob("artifacts/sha256/*/*")} - known
 
 
+def check_leftovers(home: Home) -> None:
+    """What killed processes leave is checkpoints that were stored and never counted, all whole (a
+    worker goes on storing until it hears that its driver is gone)."""
+    from orchestrator.training.checkpoint import load_checkpoint
+
+    jobs = {job for (job,) in rows(home, "SELECT id FROM jobs")}
+    for digest in leftovers(home):
+        stored = home.folder / "artifacts/sha256" / digest[:2] / digest
+        assert load_checkpoint(stored.read_bytes())["job"] in jobs
+
+
 def result_of(home: Home, task: str) -> Any:
     """What of a version must not depend on what happened around it."""
     version = home.json("prompts", "show", f"{task}@1")
@@ -140,7 +151,7 @@ def test_a_killed_driver_loses_nothing(new_home: Any, undisturbed: dict[str, Any
     home: Home = new_home("killed-driver", TUTTI_CHECKPOINT_S="0")
     specs = write_tasks(home)
     process = start(home, "train", *specs)
-    wait_for(process, r"step 1\d\d/")
+    wait_for(process, r"step [1-9]\d+/")
     process.kill()
     process.wait()
     again = home.tutti("train", *specs)
@@ -151,14 +162,13 @@ def test_a_killed_driver_loses_nothing(new_home: Any, undisturbed: dict[str, Any
         said = told(home, task)
         assert "attempt 1 lost: the holder died; queued again" in said
         assert "goes on after step" in said
-    # What was stored and not counted yet may be left, of each task.
-    assert len(leftovers(home)) <= len(TASKS)
+    check_leftovers(home)
 
 
 def test_a_killed_worker_is_replaced(new_home: Any, undisturbed: dict[str, Any]) -> None:
     home: Home = new_home("killed-worker", TUTTI_CHECKPOINT_S="0")
     process = start(home, "train", *write_tasks(home))
-    wait_for(process, r"step 1\d\d/")
+    wait_for(process, r"step [1-9]\d+/")
     victims = workers_of(home)
     assert victims
     os.kill(victims[0], signal.SIGKILL)
@@ -169,14 +179,14 @@ def test_a_killed_worker_is_replaced(new_home: Any, undisturbed: dict[str, Any])
         assert attempts(home, task) == [("succeeded", None)]
         assert "the gang's workers start again" in told(home, task)
         assert "goes on after step" in told(home, task)
-    assert len(leftovers(home)) <= len(TASKS)
+    check_leftovers(home)
 
 
 def test_an_interrupt_puts_the_jobs_back(new_home: Any, undisturbed: dict[str, Any]) -> None:
     home: Home = new_home("interrupted", TUTTI_CHECKPOINT_S="0")
     specs = write_tasks(home)
     process = start(home, "train", *specs)
-    wait_for(process, r"step 1\d\d/")
+    wait_for(process, r"step [1-9]\d+/")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1
@@ -209,7 +219,7 @@ def crowd(new_home: Any) -> Crowd:
     """Two tasks are trained beside one whose loss is soon no number, one that is cancelled while
     its gang starts, and one without end. When all train, another process submits one more; when
     that is done, the one without end is cancelled."""
-    home: Home = new_home("crowd", TUTTI_CHECKPOINT_S="0")
+    home: Home = new_home("crowd", TUTTI_CHECKPOINT_S="1")
     endless = write_task(home.tasks, "endless", training={**LONG, "steps": 1_000_000})
     early = write_task(home.tasks, "early", training=LONG)
     bad = write_task(home.tasks, "bad", training={**LONG, "learning_rate": 1e30})
@@ -273,14 +283,14 @@ def test_a_job_is_cancelled_in_every_state_that_has_no_end(crowd: Crowd) -> None
         assert done.returncode == 0, done.stderr
     for task in ("queued", "paused", "early", "endless"):
         assert states(home)[task] == "cancelled"
-        assert told(home, task).count("cancelled by") == 1 + (task in crowd.seen)
+        assert told(home, task).count("cancelled by") == 1
         assert home.json("prompts", "list", "--task", task) == []
     for task, state in {"bad": "failed", "late": "succeeded"}.items():
         refused = home.tutti("jobs", "cancel", job_id(home, task))
         assert refused.returncode == 2, refused.stderr
         assert f"has already {state}: it cannot be cancelled" in refused.stderr
         assert states(home)[task] == state
-    assert leftovers(home) == set()
+    check_leftovers(home)
 
 
 def test_one_spec_submitted_by_four_processes_is_one_job(new_home: Any) -> None:
