@@ -265,6 +265,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.num_versions += 1
             assert done.version.number == self.num_versions
             self.jobs[lease.job_id].move(JobState.SUCCEEDED, "succeeded")
+            self.jobs[lease.job_id].checkpoint = None
         else:
             with pytest.raises(StaleLease):
                 self.registry.complete(lease, content, None, "controller")
