@@ -175,10 +175,11 @@ def test_a_killed_worker_is_replaced(new_home: Any, undisturbed: dict[str, Any])
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     check_results(home, undisturbed)
-    for task in TASKS:
-        assert attempts(home, task) == [("succeeded", None)]
-        assert "the gang's workers start again" in told(home, task)
-        assert "goes on after step" in told(home, task)
+    assert all(attempts(home, task) == [("succeeded", None)] for task in TASKS)
+    # The other worker's task may have ended before Ray noticed the death.
+    hit = [task for task in TASKS if "the gang's workers start again" in told(home, task)]
+    assert hit
+    assert all("goes on after step" in told(home, task) for task in hit)
     check_leftovers(home)
 
 
