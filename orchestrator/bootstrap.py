@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.registry.prompt_registry import PromptRegistry
     from orchestrator.scheduling.controller import Controller
     from orchestrator.scheduling.gang_plan import Limits
+    from orchestrator.scheduling.gang_starter import Cluster, ControllerOptions
+    from orchestrator.scheduling.ledger import Ledger
     from orchestrator.scheduling.shard_plan import ShardPlan
     from orchestrator.tracking.mlflow_mirror import MlflowMirror
     from orchestrator.training.worker import WorkerOptions
@@ -130,55 +132,68 @@ class Parts:
     def controller(self, log: Path) -> Iterator["Controller"]:
         """A controller. Ray is joined or started with its first gang, and its noise goes to `log`;
         on the way out unfinished jobs go back to the queue, and Ray is left."""
-        from orchestrator.cluster import num_live_cpus
-        from orchestrator.scheduling.controller import Cluster, Controller, ControllerOptions
-        from orchestrator.scheduling.gang_keeper import Ledger
-        from orchestrator.training.gang import RayGangLauncher
+        from orchestrator.scheduling.controller import Controller
 
-        settings = self.settings
         with ExitStack() as up:
 
             @cache
             def connect() -> None:
                 up.enter_context(self.cluster(log))
 
-            launcher = RayGangLauncher(
-                bases=settings.bases,
-                artifact_url=self.artifacts.url,
-                logs=settings.logs,
-                storage=settings.home / "ray",
-                options=self._worker_options(),
-                connect=connect,
-            )
-            ledger = Ledger(
-                queue=self.jobs,
-                registry=self.prompts,
-                book=self.gangs,
-                discard=self.artifacts.discard,
-                actor=self.actor,
-                lease_s=settings.lease_s,
-                now=time.monotonic,
-            )
-            cluster = Cluster(
-                launcher=launcher,
-                connect=connect,
-                num_cpus=num_live_cpus,
-                shard=self._planner(launcher),
-                max_length=cache(self._verified_max_length),
-                is_dead=is_dead,
-            )
-            options = ControllerOptions(
-                holder=this_holder(),
-                limits=self._limits(),
-                code_version=code_version(),
-                min_workers=settings.min_workers,
-                start_timeout_s=settings.start_timeout_s,
-            )
-            controller = Controller(ledger, self.leadership, cluster, options)
+            cluster, options = self._gang_cluster(connect), self._controller_options()
+            controller = Controller(self._ledger(), self.leadership, cluster, options)
             try:
                 yield controller
             finally:
                 controller.stop()
+
+    def _ledger(self) -> "Ledger":
+        from orchestrator.scheduling.ledger import Ledger
+
+        return Ledger(
+            queue=self.jobs,
+            registry=self.prompts,
+            book=self.gangs,
+            discard=self.artifacts.discard,
+            actor=self.actor,
+            lease_s=self.settings.lease_s,
+            now=time.monotonic,
+        )
+
+    def _gang_cluster(self, connect: Callable[[], None]) -> "Cluster":
+        """What gangs start on; `connect` makes sure that it is there."""
+        from orchestrator.cluster import num_live_cpus
+        from orchestrator.scheduling.gang_starter import Cluster
+        from orchestrator.training.gang import RayGangLauncher
+
+        settings = self.settings
+        launcher = RayGangLauncher(
+            bases=settings.bases,
+            artifact_url=self.artifacts.url,
+            logs=settings.logs,
+            storage=settings.home / "ray",
+            options=self._worker_options(),
+            connect=connect,
+        )
+        return Cluster(
+            launcher=launcher,
+            connect=connect,
+            num_cpus=num_live_cpus,
+            shard=self._planner(launcher),
+            max_length=cache(self._verified_max_length),
+            is_dead=is_dead,
+        )
+
+    def _controller_options(self) -> "ControllerOptions":
+        from orchestrator.scheduling.gang_starter import ControllerOptions
+
+        return ControllerOptions(
+            holder=this_holder(),
+            limits=self._limits(),
+            code_version=code_version(),
+            min_workers=self.settings.min_workers,
+            start_timeout_s=self.settings.start_timeout_s,
+        )
 
     def _limits(self) -> "Limits":
         from orchestrator.scheduling.gang_plan import Limits

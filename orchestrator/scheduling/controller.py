@@ -7,74 +7,31 @@ controller was killed a moment ago.
 """
 
 import logging
-import math
-import secrets
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from orchestrator.domain.errors import (
-    ClusterUnavailable,
-    IntegrityError,
-    InvalidInput,
-    StaleLease,
-    TuttiError,
-)
-from orchestrator.domain.gang import GangLauncher, GangOrder
-from orchestrator.domain.job import Fault, QueuedJob
 from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.leadership import Leadership
-from orchestrator.scheduling.gang_keeper import Counters, GangKeeper, Ledger
+from orchestrator.scheduling.gang_keeper import GangKeeper
 from orchestrator.scheduling.gang_plan import (
     AdmitJobs,
     CloseGang,
     Decision,
-    GangKey,
     Limits,
     StartGang,
     WithdrawJob,
-    key_of,
     plan,
 )
-from orchestrator.scheduling.shard_plan import ShardPlan
+from orchestrator.scheduling.gang_starter import Cluster, ControllerOptions, GangStarter
+from orchestrator.scheduling.ledger import Counters, Ledger
 
 STOPPED = "the controller was stopped"
 HEARTBEATS_PER_LEASE = 6
 MAX_HEARTBEAT_S = 1.0  # so that who looks on is up to date
 #: Planning takes at most this part of the controller's time.
 PLANNING_PART = 0.1
-MAX_LAUNCH_FAILURES = 3
-#: Until a gang that cannot be started now is tried again.
-HOLD_BACK_S = 30.0
+#: Until a cluster that took no gang is asked again.
+RELAUNCH_S = 5.0
 logger = logging.getLogger("tutti.controller")
-
-
-@dataclass(frozen=True)
-class ControllerOptions:
-    """`holder` names this process in leases. `min_workers` is how few workers a gang may go on
-    with; `start_timeout_s` is for one stage of a gang's start."""
-
-    holder: str
-    limits: Limits
-    code_version: str
-    min_workers: int = 1
-    start_timeout_s: float = 600.0
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What the controller asks of the world. `connect` makes sure of a cluster to launch on (or
-    raises ClusterUnavailable), `num_cpus` counts its processors now (None before it is joined),
-    `shard` plans how a base is held (fingerprint, stage asked for, workers that would hold it
-    whole), `is_dead` knows holders that are gone for certain."""
-
-    launcher: GangLauncher
-    connect: Callable[[], None]
-    shard: Callable[[str, int | None, int], ShardPlan]
-    max_length: Callable[[str], int]
-    is_dead: Callable[[str], bool]
-    num_cpus: Callable[[], int | None] = lambda: None
-    pause: Callable[[float], None] = field(default=time.sleep)
 
 
 class Controller:
@@ -86,9 +43,8 @@ class Controller:
         self._ledger, self._leadership = ledger, leadership
         self._cluster, self._options = cluster, options
         self._keepers: list[GangKeeper] = []
+        self._starter = GangStarter(ledger, cluster, options)
         self._next_beat = self._next_plan = self._led = ledger.now()
-        self._launch_failures = 0
-        self._held_back: dict[GangKey, float] = {}  # until when
         self._recovered: float | None = None
         self._patience = ledger.now()
         self.is_leading = False
@@ -221,7 +177,7 @@ class Controller:
         gangs = [keeper.view() for keeper in self._keepers]
         ready = queue.ready()
         held = queue.held() if ready or gangs else []
-        ready = [job for job in ready if not self._is_held_back(job)]
+        ready = [job for job in ready if not self._starter.is_held_back(job)]
         return plan(ready, held, queue.quotas(), gangs, self._limits(), queue.now())
 
     def _limits(self) -> Limits:
@@ -233,17 +189,13 @@ class Controller:
         taken = sum(gang.num_workers for gang in others)
         return replace(limits, num_workers=max(0, num_workers - taken))
 
-    def _is_held_back(self, job: QueuedJob) -> bool:
-        key = key_of(job, self._options.limits.zero_stage)
-        return self._held_back.get(key, -math.inf) > self._ledger.now()
-
     def _carry_out(self, decision: Decision) -> None:
         if isinstance(decision, StartGang):
             self._start(decision)
             return
         keeper = next(each for each in self._keepers if each.order.name == decision.gang)
         if isinstance(decision, AdmitJobs):
-            self._admit(keeper, decision.job_ids)
+            self._starter.admit(keeper, decision.job_ids)
         elif isinstance(decision, WithdrawJob):
             keeper.withdraw(decision.job_id, decision.reason)
         elif isinstance(decision, CloseGang):
@@ -252,83 +204,15 @@ class Controller:
             keeper.drain(decision.reason)
 
     def _start(self, decision: StartGang) -> None:
-        self._cluster.connect()
-        try:
-            order = self._order(decision.key, decision.num_workers)
-        except DatabaseUnavailable:
-            raise
-        except (InvalidInput, IntegrityError) as error:  # a base that was altered
-            self._fail(decision.job_ids, str(error))
+        """Start a gang, if it can be: not when it took so long to know that another may lead by
+        now, with plans of its own."""
+        order = self._starter.prepare(decision, [keeper.order for keeper in self._keepers])
+        if order is None or self._ledger.now() - self._led > self._ledger.lease_s:
             return
-        except ClusterUnavailable as error:
-            self._hold_back(decision, str(error))
+        keeper = self._starter.launch(decision, order)
+        if keeper is None:
+            self._next_plan = self._ledger.now() + RELAUNCH_S
             return
-        except TuttiError as error:  # a base that does not fit
-            if self._keepers:  # it may, when others have left
-                self._hold_back(decision, str(error))
-            else:
-                self._fail(decision.job_ids, str(error))
-            return
-        if self._ledger.now() - self._led > self._ledger.lease_s:
-            return  # that took so long that another may lead, with plans of its own
-        try:
-            gang = self._cluster.launcher.launch(order)
-        except Exception as error:  # Ray raises many kinds; each means the cluster does not take it
-            self._launch_failures += 1
-            self._next_plan = self._ledger.now() + 5.0
-            logger.error("gang cannot be started", extra={"error": repr(error)})
-            if self._launch_failures >= MAX_LAUNCH_FAILURES:
-                raise TuttiError(f"no gang can be started on the Ray cluster: {error}") from error
-            return
-        self._launch_failures = 0
-        self._held_back.pop(decision.key, None)
-        logger.info("gang is started", extra={"gang": order.name, "sharding": order.sharding})
-        keeper = GangKeeper(gang, order, decision.key, self._ledger)
         self._keepers.append(keeper)
         self._ledger.book.open(order, self._options.holder)
-        self._admit(keeper, decision.job_ids)
-
-    def _hold_back(self, decision: StartGang, reason: str) -> None:
-        """Try a gang later; its jobs wait and say why."""
-        if decision.key not in self._held_back:
-            told = [(job_id, f"waits: {reason}") for job_id in decision.job_ids]
-            self._ledger.queue.note(told)
-            logger.warning("gang has to wait", extra={"reason": reason})
-        self._held_back[decision.key] = self._ledger.now() + HOLD_BACK_S
-
-    def _order(self, key: GangKey, num_workers: int) -> GangOrder:
-        sharding = self._cluster.shard(key.base_fingerprint, key.zero_stage, num_workers)
-        if sharding.zero_stage == 3:  # the more hold it, the less each holds
-            limits = self._options.limits
-            taken = sum(keeper.order.max_workers for keeper in self._keepers)
-            num_workers = max(num_workers, limits.num_workers - taken)
-        return GangOrder(
-            name=f"gang-{secrets.token_hex(4)}",
-            base_fingerprint=key.base_fingerprint,
-            max_length=self._cluster.max_length(key.base_fingerprint),
-            code_version=self._options.code_version,
-            zero_stage=sharding.zero_stage,
-            min_workers=min(self._options.min_workers, num_workers),
-            max_workers=num_workers,
-            offload=sharding.offload,
-            sharding=sharding.reason,
-            shares_rows=key.shares_rows,
-        )
-
-    def _admit(self, keeper: GangKeeper, job_ids: Sequence[str]) -> None:
-        name, lease_s = keeper.order.name, self._ledger.lease_s
-        claimed = self._ledger.queue.claim(job_ids, self._options.holder, lease_s, name)
-        logger.info("jobs are admitted", extra={"gang": name, "jobs": list(claimed)})
-        if claimed:
-            keeper.admit(claimed)
-
-    def _fail(self, job_ids: Sequence[str], reason: str) -> None:
-        """Fail jobs that no gang can be started for."""
-        queue = self._ledger.queue
-        claimed = queue.claim(job_ids, self._options.holder, self._ledger.lease_s)
-        for _, lease in claimed.values():
-            try:
-                queue.fail(lease, reason, Fault.USER)
-            except StaleLease:
-                continue
-            self.counters.failures += 1
+        self._starter.admit(keeper, decision.job_ids)

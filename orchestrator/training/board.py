@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.domain.gang import (
-    GangEvent,
     GangStatus,
     StageReached,
     TaskAdmitted,
@@ -28,6 +27,7 @@ from orchestrator.domain.gang import (
 )
 from orchestrator.domain.job import Fault
 from orchestrator.domain.placement import EVERY_RANK, place
+from orchestrator.training.event_log import EventLog
 from orchestrator.training.held_task import HeldTask
 from orchestrator.training.instructions import Instructions, Withdrawal
 from orchestrator.training.losses import Losses
@@ -47,8 +47,7 @@ class Board:
         self._members, self._now = Members(silence_s, now), now
         self._taken = now()
         self._tasks: dict[tuple[str, int], HeldTask] = {}
-        self._events: list[GangEvent] = []
-        self._last_of: dict[tuple[str, int], int] = {}  # where each task's last event stands
+        self._events = EventLog()
         self._withdrawals: dict[int, list[Withdrawal]] = {}
         self._is_stopping = False
         self._end: str | None = None  # why all workers must go at once
@@ -80,7 +79,7 @@ class Board:
         """Let a task leave. It is gone at once unless a rank has it and it `keeps`."""
         task = self._tasks.get((job_id, epoch))
         if task is None:
-            self._events.append(TaskWithdrawn(job_id, epoch, 0))
+            self._events.add(TaskWithdrawn(job_id, epoch, 0))
             return
         if keeps and task.leaves:
             return
@@ -105,12 +104,11 @@ class Board:
         """What came since the last call, and how things stand. A whole group that is silent is an
         `error`, for there is nobody left to end it."""
         self._taken = self._now()
-        events, self._events, self._last_of = self._events, [], {}
         members = self._members
         if members.are_all_silent:
             self._error = self._error or f"no worker was heard of for {members.silence_s:g} s"
         return GangStatus(
-            events=tuple(events),
+            events=self._events.take(),
             error=self._error,
             num_workers=members.num_joined,
             silent_s={
@@ -154,7 +152,7 @@ class Board:
             if task.leaves:
                 self._drop(task)
             elif task.ranks:
-                self._events.append(TaskNoted(*task.key, self._restart_note()))
+                self._events.add(TaskNoted(*task.key, self._restart_note()))
                 if self._losses.reason:
                     self._charge(task)
             task.rank, task.ranks, task.has_stepped = None, set(), False
@@ -216,7 +214,7 @@ class Board:
         if not self._members.is_present(incarnation):
             return "another worker group has taken its place"
         if self._members.beat(rank, stage, is_ready, step_s, tokens_per_s):
-            self._events.append(StageReached(rank, stage))
+            self._events.add(StageReached(rank, stage))
         if reason := self._members.whom_it_waits_for(rank):
             self._losses.reason = reason
         return reason
@@ -234,7 +232,7 @@ class Board:
         return True
 
     def _take_in(self, event: TaskEvent, task: HeldTask) -> None:
-        self._append(event, task)
+        self._events.add(event)
         match event:
             case TaskAdmitted():
                 task.step = event.step
@@ -249,16 +247,6 @@ class Board:
             case TaskFinished() | TaskFailed() | TaskWithdrawn():
                 del self._tasks[task.key]
                 self._losses.progress()
-
-    def _append(self, event: TaskEvent, task: HeldTask) -> None:
-        """Of progress that nobody took, and that nothing came after, the latest is enough."""
-        last = self._last_of.get(task.key)
-        is_progress = isinstance(event, TaskProgress)
-        if is_progress and last is not None and isinstance(self._events[last], TaskProgress):
-            self._events[last] = event
-        else:
-            self._last_of[task.key] = len(self._events)
-            self._events.append(event)
 
     def _instructions(self, rank: int) -> Instructions:
         on_trial = self._next_suspect()
@@ -314,12 +302,12 @@ class Board:
 
     def _drop(self, task: HeldTask) -> None:
         del self._tasks[task.key]
-        self._events.append(TaskWithdrawn(*task.key, task.step))
+        self._events.add(TaskWithdrawn(*task.key, task.step))
 
     def _fail(self, task: HeldTask, reason: str) -> None:
         del self._tasks[task.key]
         job_id, epoch = task.key
-        self._events.append(TaskFailed(job_id, reason, epoch, Fault.MACHINE))
+        self._events.add(TaskFailed(job_id, reason, epoch, Fault.MACHINE))
 
     def _charge(self, task: HeldTask) -> None:
         task.lose()

@@ -31,9 +31,10 @@ from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.controller import Cluster, Controller, ControllerOptions
-from orchestrator.scheduling.gang_keeper import Ledger
+from orchestrator.scheduling.controller import Controller
 from orchestrator.scheduling.gang_plan import Limits
+from orchestrator.scheduling.gang_starter import Cluster, ControllerOptions
+from orchestrator.scheduling.ledger import Ledger
 from orchestrator.scheduling.shard_plan import ShardPlan
 
 BASE = digest_json("base")

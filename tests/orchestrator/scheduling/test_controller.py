@@ -15,9 +15,10 @@ from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.controller import MAX_LAUNCH_FAILURES, STOPPED, Controller
+from orchestrator.scheduling.controller import STOPPED, Controller
 from orchestrator.scheduling.gang_keeper import DATABASE_AWAY
 from orchestrator.scheduling.gang_plan import Limits
+from orchestrator.scheduling.gang_starter import MAX_LAUNCH_FAILURES
 from orchestrator.scheduling.shard_plan import ShardPlan
 from tests.orchestrator.scheduling.conftest import BASE, LEASE_S, Clock, MemoryLauncher
 

@@ -89,7 +89,8 @@ class Site:
         self.gang._thread.join()
 
     def note(self, *texts: str) -> None:
-        self.actor.board._events += [TaskNoted("j", 1, text) for text in texts]
+        for text in texts:
+            self.actor.board._events.add(TaskNoted("j", 1, text))
 
 
 def _wait(
