@@ -152,7 +152,7 @@ def _load_base(config: WorkerConfig, tokenizer: Any, heart: Heart) -> Any:
     """The base, checked; tells how it is held, and whether it is not packed."""
     from orchestrator.training.sharded_base import ShardedBase
 
-    heart.reach(f"loading the base ({config.order.sharding})")
+    heart.reach("loading the base")
     print(config.order.sharding)
     base = ShardedBase.load(
         config.base_folder,
