@@ -121,7 +121,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> bool:
     found: dict[str, list[float]] = {"fresh": [], "warm, idle": [], "warm, busy": []}
     with tempfile.TemporaryDirectory() as name, first.listening():
         home = Path(name)
-        spec = make_spec(home, "newcomer", 1)
+        spec = make_spec(home, "newcomer", 3)  # a first step that no evaluation follows
         with serving(home, folder, 0.0) as tutti:
             latency_s(tutti, spec, first)  # starts Ray
             for _ in range(arguments.fresh):
