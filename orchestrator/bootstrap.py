@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.scheduling.ledger import Ledger
     from orchestrator.scheduling.shard_plan import ShardPlan
     from orchestrator.tracking.mlflow_mirror import MlflowMirror
+    from orchestrator.tracking.reconcile import Reconciler
     from orchestrator.training.worker import WorkerOptions
 
 
@@ -113,6 +114,12 @@ class Parts:
             Turn(Leadership(self.database, MLFLOW), this_holder(), is_dead) if has_server else None
         )
         return MlflowMirror(uri, self.outbox, self.prompts, self.artifacts, root, turn)
+
+    @cached_property
+    def reconciler(self) -> "Reconciler":
+        from orchestrator.tracking.reconcile import Reconciler
+
+        return Reconciler(self.mirror, self.prompts, self.outbox)
 
     @cached_property
     def actor(self) -> str:
@@ -254,7 +261,8 @@ class Parts:
 
     @property
     def threads_per_worker(self) -> int:
-        return max(1, (os.cpu_count() or 1) // self.settings.num_workers)
+        shared = (os.cpu_count() or 1) // self.settings.num_workers
+        return self.settings.worker_threads or max(1, shared)
 
     def _verified_max_length(self, fingerprint: str) -> int:
         """The longest row a base takes, once its files are seen to be what they were."""

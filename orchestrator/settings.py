@@ -55,6 +55,8 @@ class Settings(BaseModel):
     num_workers: int = Field(2, ge=1, le=4096)
     gang_workers: int = Field(16, ge=1, le=4096)
     min_workers: int = Field(1, ge=1, le=4096)
+    #: Threads of each worker; None: a worker's share of this machine's processors.
+    worker_threads: int | None = Field(None, ge=1, le=1024)
     #: Positions of one step on a worker: what it takes of jobs at a time, and at how many of them
     #: a free worker is rather given a gang of its own.
     step_positions: int = Field(8_192, ge=16)
@@ -85,6 +87,10 @@ class Settings(BaseModel):
     checkpoint_s: float = Field(30.0, ge=0)
     #: Seconds after which a holder that has not been heard of loses its job.
     lease_s: float = Field(60.0, gt=1)
+    #: Seconds that `Tutti.load` goes by its own copy before it asks the registry again.
+    cache_ttl_s: float = Field(60.0, ge=0)
+    #: What `tutti mlflow sync` does about aliases that were moved by hand in MLflow.
+    mlflow_drift: Literal["report", "adopt", "revert"] = "report"
 
     @field_validator("offload")
     @classmethod
@@ -100,6 +106,10 @@ class Settings(BaseModel):
     @property
     def logs(self) -> Path:
         return self.home / "logs"
+
+    @property
+    def prompt_cache(self) -> Path:
+        return self.home / "cache" / "prompts"
 
     @property
     def mlflow_artifacts(self) -> Path:

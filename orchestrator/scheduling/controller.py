@@ -8,6 +8,7 @@ controller was killed a moment ago.
 
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.leadership import Leadership
@@ -27,8 +28,9 @@ from orchestrator.scheduling.ledger import Counters, Ledger
 STOPPED = "the controller was stopped"
 HEARTBEATS_PER_LEASE = 6
 MAX_HEARTBEAT_S = 1.0  # so that who looks on is up to date
-#: Planning takes at most this part of the controller's time.
+#: Planning takes at most this part of the controller's time, unless jobs would wait for long.
 PLANNING_PART = 0.1
+MAX_PLAN_PAUSE_S = 1.0
 #: Until a cluster that took no gang is asked again.
 RELAUNCH_S = 5.0
 logger = logging.getLogger("tutti.controller")
@@ -168,17 +170,18 @@ class Controller:
         started = self._ledger.now()
         decisions = self._plan()
         now = self._ledger.now()
-        self._next_plan = now + (now - started) / PLANNING_PART
+        self._next_plan = now + min((now - started) / PLANNING_PART, MAX_PLAN_PAUSE_S)
         for decision in decisions:
             self._carry_out(decision)
 
     def _plan(self) -> list[Decision]:
         queue = self._ledger.queue
         gangs = [keeper.view() for keeper in self._keepers]
-        ready = queue.ready()
-        held = queue.held() if ready or gangs else []
-        ready = [job for job in ready if not self._starter.is_held_back(job)]
-        return plan(ready, held, queue.quotas(), gangs, self._limits(), queue.now())
+        ready = [job for job in queue.ready() if not self._starter.is_held_back(job)]
+        if not ready:  # nobody waits: only gangs without work are looked at
+            return plan((), (), (), gangs, self._options.limits, datetime.now(UTC))
+        held, quotas = queue.held(), queue.quotas()
+        return plan(ready, held, quotas, gangs, self._limits(), queue.now())
 
     def _limits(self) -> Limits:
         """The limits, given the processors there are now and what other controllers' gangs have."""

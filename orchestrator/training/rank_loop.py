@@ -30,8 +30,8 @@ Post = Callable[[Sequence[TaskEvent]], None]
 
 class RankLoop:
     """Trains `runs` step by step; `finish` is called with each one as it is done, and again while
-    it raises StoreUnavailable. Of its methods, `admit` and `round` are collective acts where ranks
-    make their passes together."""
+    it raises StoreUnavailable. Where ranks make their passes together, `round` is a collective act.
+    """
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class RankLoop:
     def run(self) -> None:
         """Go round until no rank has work left, or until `is_stopping` on any of them; `keep` is
         called after each round."""
-        self.admit(())
         while not self._base.any_rank(self._is_stopping()):
             rounds = self.round()
             self._keep(self._runs)
@@ -69,9 +68,8 @@ class RankLoop:
                 return
 
     def admit(self, runs: Sequence[TaskRun]) -> None:
-        """Take runs in, from the next round on; score the manual prompts of those that are new."""
+        """Take runs in, from the next round on."""
         self._runs += runs
-        self._score_manual_prompts()
 
     def round(self) -> int:
         """One step of each task, and what is due after it; returns the forward passes that every
@@ -79,7 +77,7 @@ class RankLoop:
         training = [run for run in self._runs if not run.is_done]
         trained = self._train_step()
         due = {run: run.due for run in training}
-        evaluated = self._evaluate([each for trainers in due.values() for each in trainers])
+        evaluated = self._evaluate(due)
         self._settle(due)
         done = [run for run in self._runs if run.is_done and not self._hand_over.waits(run)]
         return trained + evaluated + self._end(done)
@@ -145,15 +143,10 @@ class RankLoop:
         self._hand_over.forget(run)
         run.release()
 
-    def _score_manual_prompts(self) -> None:
-        wanting = [run for run in self._runs if run.trainer.data.manual and run.manual is None]
-        evaluations = {run.job_id: _manual_evaluation(run.trainer) for run in wanting}
-        scores, _ = self._score(evaluations, {})
-        for run in wanting:
-            run.manual = scores[run.job_id]
-
-    def _evaluate(self, trainers: list[TaskTrainer]) -> int:
-        scores, rounds = self._score_prompts(trainers, lambda data: data.splits["eval"])
+    def _evaluate(self, due: Mapping[TaskRun, Sequence[TaskTrainer]]) -> int:
+        trainers = [each for judged in due.values() for each in judged]
+        runs = [run for run, judged in due.items() if judged]
+        scores, rounds = self._score_prompts(trainers, lambda data: data.splits["eval"], runs)
         for each in trainers:
             each.take_score(scores[each.key])
         return rounds
@@ -164,7 +157,7 @@ class RankLoop:
             run.trainer.restore_best()
             self._post([run.progress("testing")])
         with_test = [run.trainer for run in runs if "test" in run.trainer.data.splits]
-        scores, rounds = self._score_prompts(with_test, lambda data: data.held_out)
+        scores, rounds = self._score_prompts(with_test, lambda data: data.held_out, runs)
         for run in runs:
             run.held_out = scores.get(run.trainer.key, run.trainer.best)
             self._post([TaskNoted(run.job_id, run.epoch, run.end_note())])
@@ -173,8 +166,18 @@ class RankLoop:
         return rounds
 
     def _score_prompts(
-        self, trainers: list[TaskTrainer], rows_of: Callable[[TaskData], Sequence[Example]]
+        self,
+        trainers: list[TaskTrainer],
+        rows_of: Callable[[TaskData], Sequence[Example]],
+        runs: Sequence[TaskRun],
     ) -> tuple[dict[str, Score], int]:
+        """Scores by trainer, and the passes made by every rank. Beside them the manual prompts of
+        `runs` are scored, once each."""
+        manual = {
+            f"manual prompt of {run.job_id}": run
+            for run in runs
+            if run.trainer.data.manual and run.manual is None
+        }
         shared = [each.key for each in trainers if each.spec.is_data_parallel]
         judged = [each for each in trainers if each.key not in shared or speaks()]
         evaluations = {
@@ -187,7 +190,11 @@ class RankLoop:
             for each in judged
         }
         tokens = virtual_tokens([each.slot for each in judged])
-        scores, rounds = self._score(evaluations, dict(zip(evaluations, tokens, strict=True)))
+        virtual = dict(zip(evaluations, tokens, strict=True))
+        evaluations |= {key: _manual_evaluation(run.trainer) for key, run in manual.items()}
+        scores, rounds = self._score(evaluations, virtual)
+        for key, run in manual.items():
+            run.manual = scores.pop(key)
         return tell_scores(shared, scores), rounds
 
     def _score(

@@ -204,7 +204,7 @@ def test_test_rows_are_scored_once_with_the_best_step(
     assert runs[1].held_out is other.best
 
 
-def test_manual_prompts_are_scored_before_training(
+def test_manual_prompts_are_scored_with_the_first_evaluation(
     base: ShardedBase, make_trainer: MakeTrainer
 ) -> None:
     manual = {"manual_prompt": "the colour of {word} is {colour}"}
