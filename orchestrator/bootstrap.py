@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.artifacts.artifact_store import ArtifactStore
     from orchestrator.bases.base_store import BaseStore
     from orchestrator.domain.gang import GangLauncher
+    from orchestrator.registry.access_book import AccessBook
     from orchestrator.registry.base_model_registry import BaseModelRegistry
     from orchestrator.registry.database import Database
     from orchestrator.registry.gang_book import GangBook
@@ -122,8 +123,17 @@ class Parts:
         return Reconciler(self.mirror, self.prompts, self.outbox)
 
     @cached_property
+    def access(self) -> "AccessBook":
+        from orchestrator.registry.access_book import AccessBook
+
+        return AccessBook(self.database, self.settings.database_url)
+
+    @cached_property
     def actor(self) -> str:
-        """Who acts, for the audit: the operating system's user."""
+        """Who acts, for the audit: PostgreSQL's user; on SQLite the operating system's."""
+        user = self.access.user()
+        if user is not None:
+            return user
         try:
             return getpass.getuser()
         except OSError:

@@ -9,35 +9,56 @@ with Tutti() as tutti:
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.bootstrap import Parts
 from orchestrator.controller_run import UNDONE, serve, train_until_over
+from orchestrator.domain.access import ALL_TASKS, Access, Role
 from orchestrator.domain.base_model import BaseModelRecord
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import InvalidInput, UnknownName
 from orchestrator.domain.gang_record import GangRecord
 from orchestrator.domain.gate import Gate
-from orchestrator.domain.job import Attempt, Job, JobOptions, JobState, LogLine, Quota
-from orchestrator.domain.prompt_version import Promotion, PromptRef, PromptVersion
+from orchestrator.domain.job import Attempt, Job, JobOptions, JobState, LogLine, Quota, Submission
+from orchestrator.domain.prompt_version import (
+    Approval,
+    DescriptionChange,
+    Promotion,
+    PromptRef,
+    PromptVersion,
+)
+from orchestrator.domain.version_filter import parse_filter
 from orchestrator.job_watch import JobWatch, Sight
 from orchestrator.log_archive import read_log
 from orchestrator.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from orchestrator.inference.batch_run import BatchResult
+    from orchestrator.inference.loaded_prompt import LoadedPrompt
+    from orchestrator.prompt_loading import PromptLoader
+    from orchestrator.questions.prompt_compare import Comparison
+    from orchestrator.questions.prompt_diff import PromptDiff
+    from orchestrator.questions.prompt_lineage import PromptLineage
+    from orchestrator.questions.stale_prompts import StalePrompt
+    from orchestrator.registry.access_book import Standing
     from orchestrator.submission import CheckedTask
     from orchestrator.telemetry.metrics import Metrics
     from orchestrator.tracking.mlflow_mirror import Delivery
+    from orchestrator.tracking.reconcile import Policy, SyncReport
+    from orchestrator.upkeep.backup import Saved
+    from orchestrator.upkeep.fsck import Report
+    from orchestrator.upkeep.gc import Collected
 
 WAIT_S = 0.1
 MAX_JOBS = 100_000
 PRODUCTION = "production"
+GRACE_S = 7 * 86_400.0
 Jobs = list[Job]
 Versions = list[PromptVersion]
 
@@ -54,9 +75,14 @@ class Submitted:
 class Tutti:
     """One data directory (or team database) and everything that can be done with it."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, cache_ttl_s: float | None = None
+    ) -> None:
+        """Nothing is opened before it is needed. `cache_ttl_s`, in place of the setting: seconds
+        that `load` goes by its own copy."""
         self.settings = settings or read_settings()
         self.parts = Parts(self.settings)
+        self._cache_ttl_s = self.settings.cache_ttl_s if cache_ttl_s is None else cache_ttl_s
 
     def __enter__(self) -> Self:
         return self
@@ -93,36 +119,52 @@ class Tutti:
     # Jobs
 
     def submit(
-        self, specs: Sequence[Path], force: bool = False, options: JobOptions | None = None
+        self,
+        specs: Sequence[Path],
+        force: bool = False,
+        options: JobOptions | None = None,
+        as_arrays: bool = False,
     ) -> list[Submitted]:
-        """Check every spec and its data, then queue a job each, in one transaction. Raises
-        InvalidInput, with every fault found, before anything is written. `force` makes new jobs of
-        unchanged specs. `options.after` may hold starts of ids."""
+        """Check every spec and its data, then queue a job each, in one transaction; `as_arrays`, a
+        job for each trial of their sweeps. Raises InvalidInput, with every fault found, before
+        anything is written. `force` makes new jobs of unchanged specs. `options.after` may hold
+        starts of ids."""
+        from orchestrator.domain.job_array import check_array, expand
         from orchestrator.submission import check_task, raise_all, store_task
 
-        options = self._checked(options or JobOptions(), len(specs))
+        options = self._checked(options or JobOptions(), len(specs), as_arrays)
         checked: list[CheckedTask] = []
         faults: list[InvalidInput] = []
         for path in specs:
             try:
-                checked.append(check_task(path, self.parts))
+                task = check_task(path, self.parts)
+                if as_arrays:
+                    check_array(task.spec)
+                checked.append(task)
             except InvalidInput as error:
                 faults.append(error)
         raise_all(faults)
         nonce = uuid.uuid4().hex if force else ""
-        submissions = [(store_task(task, self.parts, nonce), options) for task in checked]
+        submissions: list[Submission] = []
+        warnings: list[tuple[str, ...]] = []
+        for task in checked:
+            whole = store_task(task, self.parts, nonce)
+            own = expand(whole, task.work) if as_arrays else [whole]
+            submissions += own
+            warnings += [task.warnings, *[()] * (len(own) - 1)]
         if not submissions:
             return []
-        queued = self.parts.jobs.submit_all(submissions, self.parts.actor)
+        queued = self.parts.jobs.submit_all([(s, options) for s in submissions], self.parts.actor)
         return [
-            Submitted(job, is_new, task.warnings)
-            for (job, is_new), task in zip(queued, checked, strict=True)
+            Submitted(job, is_new, told)
+            for (job, is_new), told in zip(queued, warnings, strict=True)
         ]
 
-    def _checked(self, options: JobOptions, num_specs: int) -> JobOptions:
-        if options.key is not None and num_specs > 1:
+    def _checked(self, options: JobOptions, num_specs: int, as_arrays: bool) -> JobOptions:
+        if options.key is not None and (num_specs > 1 or as_arrays):
+            what = "an array" if as_arrays else f"{num_specs} specs"
             raise InvalidInput(
-                f"the key {options.key!r} would make one job of {num_specs} specs",
+                f"the key {options.key!r} would make one job of {what}",
                 "Give a key with one spec at a time.",
             )
         first = [self.parts.jobs.get(job_id) for job_id in options.after]
@@ -141,10 +183,11 @@ class Tutti:
         force: bool = False,
         options: JobOptions | None = None,
         on_change: Callable[[Sight], None] | None = None,
+        as_arrays: bool = False,
     ) -> Jobs:
         """Submit, and train here until these jobs (without specs: all that wait or run) have ended.
         Returns the jobs as they ended; their prompts are promoted by their gates."""
-        submitted = self.submit(specs, force, options)
+        submitted = self.submit(specs, force, options, as_arrays)
         ids = [each.job.id for each in submitted] if specs else self.undone()
         return self.train_jobs(ids, on_change)
 
@@ -185,9 +228,19 @@ class Tutti:
         task: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        array: str | None = None,
     ) -> Jobs:
         """Jobs, the newest first."""
-        return list(self.parts.jobs.list(states, task, owner, limit))
+        return list(self.parts.jobs.list(states, task, owner, limit, array))
+
+    def array(self, name: str) -> Jobs:
+        """The jobs of an array, by trial. Raises UnknownName."""
+        jobs = self.jobs(limit=MAX_JOBS, array=name)
+        if not jobs:
+            raise UnknownName(f"there is no array {name}", "`tutti jobs list` names arrays.")
+        return sorted(
+            jobs, key=lambda job: job.submission.place.index if job.submission.place else 0
+        )
 
     def job(self, job_id: str) -> Job:
         """By its id or the start of it. Raises UnknownName."""
@@ -246,13 +299,76 @@ class Tutti:
     # Prompts
 
     def prompts(
-        self, task: str | None = None, alias: str | None = None, limit: int = 1000
+        self,
+        task: str | None = None,
+        alias: str | None = None,
+        limit: int = 100,
+        where: str | None = None,
+        before: str | None = None,
     ) -> Versions:
-        return list(self.parts.prompts.list(task, alias, limit))
+        """Versions, the newest first: `where` is a filter ("metrics.accuracy > 0.8 and base = x"),
+        `before` the last version of the page before. Raises InvalidInput."""
+        tree = parse_filter(where) if where else None
+        start = PromptRef.parse(before) if before else None
+        return list(self.parts.prompts.list(task, alias, limit, tree, start))
 
     def prompt(self, ref: str) -> PromptVersion:
         """The version of `TASK`, `TASK@7` or `TASK@production`. Raises UnknownName."""
         return self.parts.prompts.resolve(PromptRef.parse(ref))
+
+    def diff(self, a: str, b: str) -> "PromptDiff":
+        """How two versions differ: config, metrics, lineage, and the virtual tokens."""
+        from orchestrator.questions.prompt_diff import diff_prompts
+
+        return diff_prompts(self.parts, self.prompt(a), self.prompt(b))
+
+    def compare(self, a: str, b: str, data: Path) -> "Comparison":
+        """Answer each row of a JSONL file with two versions, here, and say which is better. Raises
+        InvalidInput where no row can tell them apart."""
+        from orchestrator.questions.prompt_compare import compare_prompts
+
+        return compare_prompts(self.parts, self.prompt(a), self.prompt(b), data)
+
+    def lineage(self, ref: str) -> "PromptLineage":
+        """All there is to know of how a version was made and where it was promoted."""
+        from orchestrator.questions.prompt_lineage import trace_lineage
+
+        return trace_lineage(self.parts, PromptRef.parse(ref))
+
+    def stale(self, limit: int = 100) -> "list[StalePrompt]":
+        """Tasks' newest versions whose base's name means another base now, newest first."""
+        from orchestrator.questions.stale_prompts import find_stale
+
+        return find_stale(self.parts, limit)
+
+    def write_retraining(self, stale: "Sequence[StalePrompt]", folder: Path) -> list[Path]:
+        """Write the specs, and their data, that train stale prompts again; `submit` takes the paths
+        that this returns. Never overwrites: raises InvalidInput."""
+        from orchestrator.questions.stale_prompts import write_retraining
+
+        return write_retraining(self.parts, stale, folder)
+
+    def load(self, ref: str) -> "LoadedPrompt":
+        """The prompt of `TASK`, `TASK@7` or `TASK@production`, verified, ready for a model.
+
+        Answers are kept in TUTTI_HOME for `cache_ttl_s` seconds; while registry or store are away,
+        an older one is given, with a warning (logger `tutti.cache`). From a coroutine:
+        `await asyncio.to_thread(tutti.load, ref)`. Raises UnknownName, IntegrityError and, without
+        a copy, DatabaseUnavailable or StoreUnavailable.
+        """
+        return self._loader.load(ref)
+
+    @cached_property
+    def _loader(self) -> "PromptLoader":
+        from orchestrator.prompt_loading import PromptLoader
+
+        return PromptLoader(self.parts, self._cache_ttl_s)
+
+    def base_folder(self, fingerprint: str) -> Path:
+        """The transformers folder of a base on this machine (`version.lineage.base_fingerprint`),
+        every file verified. Needs no registry. Raises IntegrityError."""
+        self.parts.base_store.verify(fingerprint)
+        return self.parts.base_store.path(fingerprint)
 
     def trials(self, version: PromptVersion) -> list[dict[str, Any]]:
         """The trials of the sweep that a version won, each with its values and its end; else []."""
@@ -261,8 +377,18 @@ class Tutti:
         sweep = read_sweep(version, self.parts.artifacts)
         return sweep["trials"] if sweep else []
 
-    def history(self, task: str, alias: str | None = None) -> list[Promotion]:
-        return list(self.parts.prompts.history(task, alias))
+    def history(
+        self, task: str, alias: str | None = None, limit: int | None = None
+    ) -> list[Promotion]:
+        """The moves of a task's aliases, newest first."""
+        return list(self.parts.prompts.history(task, alias, limit))
+
+    def at(self, moment: datetime, tasks: Sequence[str] = ()) -> list[Promotion]:
+        """Where each alias (of these tasks, or of all) pointed at `moment`, an aware time, as the
+        move that had brought it there. Raises UnknownName."""
+        if moment.tzinfo is None:
+            raise InvalidInput(f"{moment} has no time zone", "Give an aware datetime.")
+        return list(self.parts.prompts.at(moment, tasks))
 
     def promote(
         self,
@@ -271,16 +397,55 @@ class Tutti:
         when: str | None = None,
         reason: str = "",
         force: bool = False,
+        if_current: int | None = None,
     ) -> Promotion:
         """Move `alias` to a version behind a gate: `when`, else the one in the version's spec for
-        this alias. Raises GateRefused, with both numbers; `force` moves it all the same."""
+        this alias. Raises GateRefused, with both values; `force` moves it all the same. Raises
+        AliasMoved if it is not at the version `if_current` (0: no alias yet). One that points there
+        already stays: its last move is returned."""
         version = self.prompt(ref)
         try:
             gate = Gate.parse(when) if when else self._own_gate(version, alias)
         except ValueError as error:
             raise InvalidInput(str(error)) from error
         target = PromptRef(version.task, version.number)
-        return self.parts.prompts.promote(target, alias, self.parts.actor, reason, gate, force)
+        return self.parts.prompts.promote(
+            target, alias, self.parts.actor, reason, gate, force, if_current
+        )
+
+    def rollback(
+        self,
+        task: str,
+        alias: str = PRODUCTION,
+        reason: str = "",
+        if_current: int | None = None,
+    ) -> Promotion:
+        """Move `alias` back to the version before its last promotion; the next rollback goes one
+        further back. Raises InvalidInput if there is nothing to go back to, or AliasMoved."""
+        return self.parts.prompts.rollback(task, alias, self.parts.actor, reason, if_current)
+
+    def approve(self, ref: str, note: str = "") -> list[Approval]:
+        """Approve a version that somebody else trained; return its approvals."""
+        return list(self.parts.prompts.approve(PromptRef.parse(ref), self.parts.actor, note))
+
+    def withdraw_approval(self, ref: str, note: str = "") -> list[Approval]:
+        return list(self.parts.prompts.withdraw(PromptRef.parse(ref), self.parts.actor, note))
+
+    def approvals(self, ref: str) -> list[Approval]:
+        """The approvals of a version in force, oldest first."""
+        return list(self.parts.prompts.approvals(PromptRef.parse(ref)))
+
+    def describe(self, ref: str, description: str) -> PromptVersion:
+        """Set a version's description ("": none); the old one stays in its changes."""
+        return self.parts.prompts.describe(PromptRef.parse(ref), self.parts.actor, description)
+
+    def tag(self, ref: str, tags: Mapping[str, str | None]) -> PromptVersion:
+        """Set a version's tags, or (None) remove them; the others stay."""
+        return self.parts.prompts.describe(PromptRef.parse(ref), self.parts.actor, tags=tags)
+
+    def description_changes(self, ref: str) -> list[DescriptionChange]:
+        """Who changed a version's description and tags, newest first."""
+        return list(self.parts.prompts.changes(PromptRef.parse(ref)))
 
     def _own_gate(self, version: PromptVersion, alias: str) -> Gate | None:
         """The gate that the version's own spec sets for `alias`."""
@@ -293,8 +458,33 @@ class Tutti:
         return spec.gate() if spec.promote and spec.promote.alias == alias else None
 
     def deliver(self) -> "Delivery":
-        """Tell MLflow what it has not heard yet. Never raises for MLflow being away."""
-        return self.parts.mirror.deliver()
+        """Tell MLflow what it has not heard yet. Never raises for MLflow being away, nor for one
+        who may not tell it: on PostgreSQL that is a controller's."""
+        from orchestrator.registry.errors import AccessDenied
+        from orchestrator.tracking.mlflow_mirror import Delivery
+
+        try:
+            return self.parts.mirror.deliver()
+        except AccessDenied as error:
+            return Delivery(0, self.parts.outbox.num_pending(), error.message)
+
+    def sync_mlflow(
+        self, drift: "Policy | None" = None, task: str | None = None, dry_run: bool = False
+    ) -> "SyncReport":
+        """Find where MLflow differs and repair it: what it lost is made again; aliases that were
+        changed there by hand are reported, adopted (promoted here, behind their gates) or reverted,
+        by `drift`, else by the setting. `dry_run` only finds. Raises TuttiError while another
+        process tells MLflow."""
+        if dry_run:
+            return self.parts.reconciler.find(task)
+        return self.parts.reconciler.sync(drift or self.settings.mlflow_drift, self._adopt, task)
+
+    def _adopt(self, ref: str, alias: str, if_current: int) -> Promotion:
+        """Promote what MLflow's alias points at, unless the alias has moved here since."""
+        gate = self._own_gate(self.prompt(ref), alias)
+        actor, reason = f"mlflow, adopted by {self.parts.actor}", "changed by hand in MLflow"
+        target = PromptRef.parse(ref)
+        return self.parts.prompts.promote(target, alias, actor, reason, gate, if_current=if_current)
 
     # Batch runs
 
@@ -310,3 +500,68 @@ class Tutti:
 
         progress = on_progress or (lambda *_: None)
         return answer_file(self.parts, input_path, output_path, alias, progress)
+
+    # Access
+
+    def access(self) -> list[Access]:
+        """Who has which role on which tasks."""
+        return list(self.parts.access.list())
+
+    def standing(self) -> "Standing":
+        """As whom this process acts in the database, and what it may."""
+        return self.parts.access.standing()
+
+    def add_access(self, principal: str, role: Role, tasks: str = ALL_TASKS) -> str | None:
+        """Give a role on the tasks that match; the URL of a new login, with its token, or None.
+        PostgreSQL only. Raises InvalidInput or AccessDenied, as the next two."""
+        return self.parts.access.add(Access(principal, role, tasks))
+
+    def rotate_access(self, principal: str) -> str:
+        """Give a principal a new token in place of the old one: its URL."""
+        return self.parts.access.rotate(principal)
+
+    def remove_access(self, principal: str, tasks: str | None = None) -> None:
+        """Take a principal's roles (on one pattern of tasks); with the last one, its login."""
+        self.parts.access.remove(principal, tasks)
+
+    # Upkeep
+
+    def fsck(
+        self, repair: bool = False, quick: bool = False, copies: str | None = None
+    ) -> "Report":
+        """Check the registry against its artifacts, its bases, itself and MLflow. `copies`: where a
+        repair finds lost artifacts, a folder or URL that holds a copy of the store."""
+        from orchestrator.upkeep_run import check_registry
+
+        return check_registry(self.parts, repair, quick, copies)
+
+    def gc(self, delete: bool = False, grace_s: float = GRACE_S) -> "Collected":
+        """Mark artifacts that nothing names; with `delete`, remove those marked for the grace."""
+        from orchestrator.upkeep_run import collect_garbage
+
+        return collect_garbage(self.parts, grace_s, delete)
+
+    def export_prompts(self, refs: Sequence[str], path: Path) -> Versions:
+        """Write versions as one archive file, with all they need but their base and data."""
+        from orchestrator.upkeep_run import export_prompts
+
+        return export_prompts(self.parts, [PromptRef.parse(ref) for ref in refs], path)
+
+    def import_prompts(self, path: Path) -> list[tuple[PromptVersion, bool]]:
+        """Register the versions of an archive, all or none; with False, those whose content was
+        there already. Raises InvalidInput or IntegrityError before anything is stored."""
+        from orchestrator.upkeep_run import import_prompts
+
+        return import_prompts(self.parts, path)
+
+    def backup(self, folder: Path, with_artifacts: bool = False) -> "Saved":
+        """Save the database of this moment, and the artifacts it names if asked to, in a folder."""
+        from orchestrator.upkeep_run import save_registry
+
+        return save_registry(self.parts, folder, with_artifacts)
+
+    def restore(self, folder: Path) -> "Saved":
+        """Bring a saved registry back into this one, which must be empty."""
+        from orchestrator.upkeep_run import restore_registry
+
+        return restore_registry(self.parts, folder)

@@ -13,6 +13,7 @@ from orchestrator.bootstrap import Parts
 from orchestrator.domain.dataset import Dataset, read_dataset
 from orchestrator.domain.errors import InvalidData, InvalidInput
 from orchestrator.domain.job import Submission
+from orchestrator.domain.job_array import Work
 from orchestrator.domain.spec_file import read_spec
 from orchestrator.domain.task_spec import TaskSpec
 
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedTask:
-    """A spec that is right, with its data, and the work it will be."""
+    """A spec that is right, with its data, and the work that each of its trials will be."""
 
     spec: TaskSpec
     folder: Path
     base_fingerprint: str
     datasets: Mapping[str, Dataset]
-    num_positions: float
-    num_bytes: float
+    work: tuple[Work, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -49,15 +49,13 @@ def check_task(path: Path, parts: Parts) -> CheckedTask:
     base = parts.bases.get(spec.base)
     tokenizer = _tokenizer(parts.base_store.path(base.fingerprint))
     data = encode_task(spec, datasets, tokenizer, max_row_length(spec, base.max_length))
-    trials = spec.trials().values()
-    for trial in trials:
+    work = []
+    for trial in spec.trials().values():
         start_tokens(trial, tokenizer)
-    positions = data.mean_positions * sum(trial.training.batch_size for trial in trials)
+        positions = data.mean_positions * trial.training.batch_size
+        work.append(Work(positions, _num_bytes(trial, base.hidden_size)))
     warnings = _overlap_warnings(spec, datasets)
-    num_bytes = sum(_num_bytes(trial, base.hidden_size) for trial in trials)
-    return CheckedTask(
-        spec, path.parent, base.fingerprint, datasets, positions, num_bytes, warnings
-    )
+    return CheckedTask(spec, path.parent, base.fingerprint, datasets, tuple(work), warnings)
 
 
 def store_task(task: CheckedTask, parts: Parts, nonce: str) -> Submission:
@@ -74,8 +72,8 @@ def store_task(task: CheckedTask, parts: Parts, nonce: str) -> Submission:
         base_fingerprint=task.base_fingerprint,
         datasets={split: artifact.digest for split, artifact in stored.items()},
         num_rows={split: len(dataset) for split, dataset in task.datasets.items()},
-        num_positions=task.num_positions,
-        num_bytes=task.num_bytes,
+        num_positions=sum(each.num_positions for each in task.work),
+        num_bytes=sum(each.num_bytes for each in task.work),
         nonce=nonce,
     )
 

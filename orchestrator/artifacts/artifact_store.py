@@ -8,18 +8,18 @@ default; any fsspec URL else. It holds only its URL, so it pickles.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from encoders.files.durable_file import write_durably
-from orchestrator.artifacts.local_file import CHUNK_BYTES, read_chunks, sweep_parts
+from orchestrator.artifacts.local_file import CHUNK_BYTES, read_chunks, refresh, sweep_parts
 from orchestrator.artifacts.object_file import write_object
+from orchestrator.artifacts.store_url import explained, open_store
 from orchestrator.domain.digest import digest_bytes, digest_file, short
-from orchestrator.domain.errors import IntegrityError, InvalidInput, StoreUnavailable
+from orchestrator.domain.errors import IntegrityError
 from orchestrator.domain.prompt_version import Artifact
 
 MAX_BYTES = 1 << 32
@@ -35,13 +35,13 @@ class ArtifactStore:
         return f"ArtifactStore({self.url!r})"
 
     def put_bytes(self, data: bytes) -> Artifact:
-        """Store `data`; a no-op if it is there."""
+        """Store `data`; what is there already is refreshed, so that no collection takes it."""
         artifact = Artifact(digest_bytes(data), len(data))
         self._put(artifact, [data])
         return artifact
 
     def put_file(self, path: Path) -> Artifact:
-        """Store a file's bytes, streamed; a no-op if they are there."""
+        """Store a file's bytes, streamed; as `put_bytes`."""
         artifact = Artifact(digest_file(path), path.stat().st_size)
         self._put(artifact, _verified(read_chunks(path), artifact.digest, str(path)))
         return artifact
@@ -78,27 +78,27 @@ class ArtifactStore:
 
     def sweep(self, older_than_s: float = 3600) -> int:
         """Remove what killed writers left on a local disk; return how many files that were."""
-        fs, root = self._open_root()
+        fs, root = open_store(self.url)
         is_folder = isinstance(fs, LocalFileSystem) and Path(root).is_dir()
         return sweep_parts(Path(root), older_than_s) if is_folder else 0
 
     def _put(self, artifact: Artifact, chunks: Iterable[bytes]) -> None:
-        if self._holds(artifact):
-            return
         fs, path = self._locate(artifact.digest)
         with self._explained("store", artifact.digest):
-            if isinstance(fs, LocalFileSystem):
-                write_durably(Path(path), chunks)
-            else:
+            if not isinstance(fs, LocalFileSystem):
+                # An object is written again: that takes what reading it would, and refreshes it.
                 write_object(fs, path, chunks)
+            elif not self._holds(artifact, Path(path)):
+                write_durably(Path(path), chunks)
 
-    def _holds(self, artifact: Artifact) -> bool:
+    def _holds(self, artifact: Artifact, path: Path) -> bool:
         """Whether it is stored unharmed. A harmed copy is replaced by the next put."""
-        if self._size(artifact.digest) != artifact.num_bytes:
-            return False
         try:
+            refresh(path)
+            if self._size(artifact.digest) != artifact.num_bytes:
+                return False
             self.verify(artifact.digest)
-        except IntegrityError:
+        except (FileNotFoundError, IntegrityError):
             return False
         return True
 
@@ -127,31 +127,15 @@ class ArtifactStore:
 
     def _locate(self, digest: str) -> tuple[Any, str]:
         check_digest(digest)
-        fs, root = self._open_root()
+        fs, root = open_store(self.url)
         return fs, f"{root}/sha256/{digest[:2]}/{digest}"
-
-    def _open_root(self) -> tuple[Any, str]:
-        try:
-            fs, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise InvalidInput(
-                f"the artifact store {self.url!r} cannot be opened: {error}",
-                "Give a folder, or a URL that fsspec knows, like s3://bucket/folder.",
-            ) from error
-        return fs, str(root).rstrip("/")
 
     def _place(self, digest: str) -> str:
         return f"{self.url.rstrip('/')}/sha256/{digest[:2]}/{digest}"
 
-    @contextmanager
-    def _explained(self, verb: str, digest: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreUnavailable(
-                f"cannot {verb} the artifact {short(digest)} in {self.url}: {error}",
-                "Check the disk's free space and permissions; no half-written artifact was left.",
-            ) from error
+    def _explained(self, verb: str, digest: str) -> AbstractContextManager[None]:
+        remedy = "Check that the store can be reached, its free space, and your permissions there."
+        return explained(self.url, f"{verb} the artifact {short(digest)} in", remedy)
 
 
 def check_digest(digest: str) -> None:

@@ -17,9 +17,13 @@ COMMANDS = {
     "jobs": ("orchestrator.cli.jobs", "See jobs and what happened to them; cancel, retry, pause."),
     "gangs": ("orchestrator.cli.gangs", "See the running gangs, and drain them."),
     "controller": ("orchestrator.cli.controller", "Train what is queued, for as long as it runs."),
-    "prompts": ("orchestrator.cli.prompts", "List, show and promote prompt versions."),
+    "prompts": ("orchestrator.cli.prompts", "List, show, promote and roll back prompts."),
     "batch": ("orchestrator.cli.batch", "Run files of mixed tasks through many prompts."),
-    "db": ("orchestrator.cli.db", "Upgrade the database, or show its schema."),
+    "mlflow": ("orchestrator.cli.mlflow", "Bring MLflow and the registry together again."),
+    "db": ("orchestrator.cli.db", "Upgrade, back up and restore the database."),
+    "fsck": ("orchestrator.cli.fsck", "Check the registry against its artifacts and MLflow."),
+    "gc": ("orchestrator.cli.gc", "Remove artifacts that nothing names."),
+    "access": ("orchestrator.cli.access", "Give and take roles; see what you may do."),
     "doctor": ("orchestrator.cli.doctor", "Check this installation, part by part."),
 }
 

@@ -12,11 +12,12 @@ from orchestrator.cli.submit_options import DURATION
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import InvalidInput, TuttiError
 from orchestrator.domain.job import Job, Quota
+from orchestrator.domain.job_array import PREFIX
 
 if TYPE_CHECKING:
     from orchestrator.sdk import Tutti
 
-jobs_argument = click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+jobs_argument = click.argument("job_ids", metavar="JOB|ARRAY...", nargs=-1, required=True)
 #: A negative number is no option.
 NEGATIVE = {"ignore_unknown_options": True}
 
@@ -59,7 +60,7 @@ def resume(job_ids: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command("set-priority", context_settings=NEGATIVE)
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB|ARRAY")
 @click.argument("priority", metavar="N", type=int)
 @as_json_option
 def set_priority(job_id: str, priority: int, as_json: bool) -> None:
@@ -101,18 +102,22 @@ CONTROLS = (cancel, retry, pause, resume, set_priority, quota)
 
 
 def _each(job_ids: Sequence[str], as_json: bool, act: "Callable[[Tutti, str], Job]") -> None:
-    """Do one thing to every job. All must be there; those it cannot be done to are named."""
+    """Do one thing to every job, and to every job of an array that it can be done to. All must be
+    there; jobs that were named and that it cannot be done to are told."""
     from orchestrator.sdk import Tutti
 
     done: list[Job] = []
     faults: list[str] = []
     with Tutti() as tutti:
-        found = dict.fromkeys(tutti.job(job_id).id for job_id in job_ids)
-        for job_id in found:
+        found = _found(tutti, job_ids)
+        for job_id, array in found.items():
             try:
                 done.append(act(tutti, job_id))
             except InvalidInput as error:
-                faults.append(str(error))
+                if array is None:
+                    faults.append(str(error))
+        if not done and not faults:
+            raise InvalidInput("there is no job of the array that this can be done to")
     if as_json and done:
         print_json([job_json(job) for job in done])
     elif done:
@@ -120,6 +125,17 @@ def _each(job_ids: Sequence[str], as_json: bool, act: "Callable[[Tutti, str], Jo
             click.echo(f"{short(job.id)}  {job.task}  {state_of(job)}")
     if faults:
         raise (TuttiError if done else InvalidInput)("\n".join(faults))
+
+
+def _found(tutti: "Tutti", names: Sequence[str]) -> dict[str, str | None]:
+    """The ids that names of jobs and arrays stand for, each with the array it came by."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        if name.startswith(PREFIX):
+            found |= {job.id: name for job in tutti.array(name)}
+        else:
+            found[tutti.job(name).id] = None
+    return found
 
 
 def _bound(text: str) -> int | None:

@@ -1,6 +1,7 @@
 """A job for people and for scripts: its row in a table, its fields, and why it waits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "faults": job.faults,
         "gang": job.gang,
         "is_pause_asked": job.is_pause_asked,
+        "array": asdict(job.submission.place) if job.submission.place else None,
         "base_fingerprint": job.submission.base_fingerprint,
         "spec_digest": job.submission.spec.digest(),
         "progress": dict(job.progress),
@@ -83,6 +85,7 @@ def job_fields(job: Job, waits_for: Sequence[str]) -> dict[str, str]:
         "owner": job.owner,
         "priority": str(options.priority),
         "key": options.key or "",
+        "array": _place(job),
         "gang": job.gang or "",
         "step": f"{step} of {num_steps}",
         "stage": str(job.progress.get("stage", "")),
@@ -146,9 +149,40 @@ def attempt_line(attempt: Attempt) -> str:
     return f"{text} ({', '.join(details)})" if details else text
 
 
+def array_row(job: Job) -> list[str]:
+    """A job of an array, below trial, job, its values, state, step, best, version, and why it
+    failed or its prompt was not promoted."""
+    place = job.submission.place
+    step, num_steps = steps_of(job)
+    values = place.values.values() if place else ()
+    why = job.error or "; ".join(job.outcome.get("refusals", ()))
+    return [
+        str(place.index if place else ""),
+        short(job.id),
+        *_texts(values),
+        state_of(job),
+        f"{step}/{num_steps}",
+        number(job.progress.get("best")),
+        f"{job.task}@{job.version}" if job.version else "",
+        why.strip().partition("\n")[0][:80],
+    ]
+
+
+def _place(job: Job) -> str:
+    place = job.submission.place
+    if place is None:
+        return ""
+    values = ", ".join(map(" ".join, zip(place.values, _texts(place.values.values()), strict=True)))
+    return f"{place.array}, trial {place.index} of {place.size}: {values}"
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+
+
 def trial_row(trial: Mapping[str, Any]) -> list[str]:
     """A trial of a sweep, below trial, its values, steps, best, and how it ended."""
-    values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial["values"].values())
+    values = _texts(trial["values"].values())
     best = number(trial["best"], digits=3)
     return [str(trial["trial"]), *values, str(trial["steps"]), best, trial["state"]]
 

@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.job_control import CONTROLS
 from orchestrator.cli.job_report import (
     COLUMNS_TO_ERROR,
+    array_row,
     attempt_line,
     job_fields,
     job_json,
@@ -27,6 +28,7 @@ from orchestrator.cli.output import (
     when,
 )
 from orchestrator.domain.job import Job, JobState, LogLine
+from orchestrator.domain.job_array import PREFIX
 
 if TYPE_CHECKING:
     from orchestrator.job_watch import Sight
@@ -47,6 +49,7 @@ for _control in CONTROLS:
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in JobState]))
 @click.option("--task", help="Jobs of one task.")
 @click.option("--owner", help="Jobs of one owner.")
+@click.option("--array", help="Jobs of one array.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--watch", is_flag=True, help="Go on showing what changes, until Ctrl-C.")
 @as_json_option
@@ -54,6 +57,7 @@ def list_(
     states: tuple[str, ...],
     task: str | None,
     owner: str | None,
+    array: str | None,
     limit: int,
     watch: bool,
     as_json: bool,
@@ -66,9 +70,9 @@ def list_(
     chosen = [JobState(state) for state in states] or None
     with Tutti() as tutti:
         if watch:
-            watch_jobs(lambda: tutti.jobs(chosen, task, owner, limit))
+            watch_jobs(lambda: tutti.jobs(chosen, task, owner, limit, array))
             return
-        jobs = tutti.jobs(chosen, task, owner, limit)
+        jobs = tutti.jobs(chosen, task, owner, limit, array)
     if as_json:
         print_json([job_json(job) for job in jobs])
     elif jobs:
@@ -78,13 +82,17 @@ def list_(
 
 
 @command.command("show")
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB|ARRAY")
 @as_json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Show one job and what happened to it; JOB is its id or the start of it."""
+    """Show one job and what happened to it, or the jobs of an array; JOB is its id or the start of
+    it."""
     from orchestrator.sdk import Tutti
 
     with Tutti() as tutti:
+        if job_id.startswith(PREFIX):
+            _show_array(tutti.array(job_id), as_json)
+            return
         job = tutti.job(job_id)
         attempts = tutti.attempts(job.id)
         waits_for = reasons_to_wait(tutti, job)
@@ -103,6 +111,16 @@ def show(job_id: str, as_json: bool) -> None:
     if trials:
         columns = ("trial", *trials[0]["values"], "steps", "best", "")
         print_table(columns, [trial_row(trial) for trial in trials])
+
+
+def _show_array(jobs: list[Job], as_json: bool) -> None:
+    if as_json:
+        print_json([job_json(job) for job in jobs])
+        return
+    place = jobs[0].submission.place
+    values = place.values if place else {}
+    columns = ("trial", "job", *values, "state", "step", "best", "version", "")
+    print_table(columns, [array_row(job) for job in jobs])
 
 
 @command.command("logs")

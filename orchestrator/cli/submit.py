@@ -20,12 +20,23 @@ specs_argument = click.argument("specs", nargs=-1, type=click.Path(path_type=Pat
 force_option = click.option("--force", is_flag=True, help="Train again what is unchanged.")
 
 
+array_option = click.option(
+    "--array",
+    "as_arrays",
+    is_flag=True,
+    help="Make each trial of a sweep a job of its own; the gate picks the best.",
+)
+
+
 def tell_submitted(submitted: "Sequence[Submitted]", options: JobOptions) -> None:
     """Say what deserves a word about submissions: warnings, and what is there already."""
     for each in submitted:
         job = each.job
         for warning in each.warnings:
             note(f"{job.task}: {warning}")
+        place = job.submission.place
+        if place is not None and place.index == 0:
+            note(f"{job.task}: {place.array}, {place.size} jobs")
         if each.is_new:
             continue
         if job.state == JobState.SUCCEEDED:
@@ -44,11 +55,18 @@ def tell_submitted(submitted: "Sequence[Submitted]", options: JobOptions) -> Non
 @specs_argument
 @with_queue_options
 @force_option
+@array_option
 @click.option("--wait", is_flag=True, help="Wait until the jobs have ended.")
 @click.option("--follow", is_flag=True, help="Wait, and show how they do and their logs.")
 @as_json_option
 def command(
-    specs: tuple[Path, ...], force: bool, wait: bool, follow: bool, as_json: bool, **asked: Any
+    specs: tuple[Path, ...],
+    force: bool,
+    as_arrays: bool,
+    wait: bool,
+    follow: bool,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Check SPECS and their data, and queue a training job for each.
 
@@ -61,7 +79,7 @@ def command(
         raise click.UsageError("give at least one task spec (a YAML file)")
     with Tutti() as tutti:
         options = read_options(tutti.now, **asked)
-        submitted = tutti.submit(specs, force, options)
+        submitted = tutti.submit(specs, force, options, as_arrays)
         tell_submitted(submitted, options)
         jobs = [each.job for each in submitted]
         if wait or follow:

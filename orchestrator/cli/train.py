@@ -11,7 +11,7 @@ import click
 from orchestrator.cli.interrupt import interrupts_set
 from orchestrator.cli.job_report import job_json
 from orchestrator.cli.output import as_json_option, note, print_json
-from orchestrator.cli.submit import force_option, specs_argument, tell_submitted
+from orchestrator.cli.submit import array_option, force_option, specs_argument, tell_submitted
 from orchestrator.cli.submit_options import read_options, with_run_options
 from orchestrator.domain.errors import InvalidInput, TuttiError
 from orchestrator.domain.job import Job, JobState
@@ -37,10 +37,16 @@ on_interrupt_option = click.option(
 @specs_argument
 @with_run_options
 @force_option
+@array_option
 @on_interrupt_option
 @as_json_option
 def command(
-    specs: tuple[Path, ...], force: bool, on_interrupt: str, as_json: bool, **asked: Any
+    specs: tuple[Path, ...],
+    force: bool,
+    as_arrays: bool,
+    on_interrupt: str,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Train SPECS together on this machine (or TUTTI_RAY_ADDRESS) and wait.
 
@@ -54,7 +60,7 @@ def command(
         options = read_options(tutti.now, **asked)
         if specs:
             note(f"checking {len(specs)} {'spec' if len(specs) == 1 else 'specs'} and their data")
-        submitted = tutti.submit(specs, force, options)
+        submitted = tutti.submit(specs, force, options, as_arrays)
         tell_submitted(submitted, options)
         ids = [each.job.id for each in submitted] if specs else tutti.undone()
         known = [each.job.id for each in submitted if each.job.state.is_terminal]
@@ -138,7 +144,7 @@ def _tell_mlflow(tutti: "Tutti", has_news: bool) -> None:
 
 
 def _report(tutti: "Tutti", jobs: list[Job], as_json: bool) -> None:
-    from orchestrator.cli.prompts import print_evidence, version_json
+    from orchestrator.cli.prompt_report import print_evidence, version_json
 
     refs = [f"{job.task}@{job.version}" for job in jobs if job.version is not None]
     versions = {ref: tutti.prompt(ref) for ref in refs}

@@ -7,6 +7,7 @@ TuttiError (1: something failed)
 │   ├── InvalidModelFolder   a base model folder or GGUF file
 │   └── UnknownName          a base, task, version, alias or job that does not exist
 ├── GateRefused (1)          a promotion's condition does not hold
+├── AliasMoved (1)           an alias is not at the version that the caller believed it at
 ├── StoreUnavailable (1)     the artifact store cannot be read or written now
 ├── IntegrityError (1)       bytes differ from their digest, or a base from its fingerprint
 ├── ClusterUnavailable (1)   no Ray cluster can be reached, or it has no machine to train on
@@ -55,6 +56,11 @@ class UnknownName(InvalidInput):
 
 class GateRefused(TuttiError):
     """A promotion gate does not hold; the message lists each failed condition with its numbers."""
+
+
+class AliasMoved(TuttiError):
+    """An alias points elsewhere than its caller believed; nothing was moved. The message says
+    where, who moved it, and when."""
 
 
 class StoreUnavailable(TuttiError):

@@ -78,13 +78,24 @@ def retry_pause_s(faults: int) -> float:
 
 
 @dataclass(frozen=True)
+class ArrayPlace:
+    """A job's place in an array, the jobs of one sweep: which of `size` trials it is, from 0, and
+    the `values` that it trains with."""
+
+    array: str
+    index: int
+    size: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Submission:
     """What a submit writes: the spec, its base's fingerprint, and its data sets by split.
 
     `num_positions` is the work in one training step: the mean token positions of a row times the
     batch size, for all trials of a sweep; the planner balances ranks by it. `num_bytes` is what its
     encoders and their optimizers take of a worker's memory. `nonce` makes a forced submission a new
-    job.
+    job. `place` is set for a job of an array.
     """
 
     spec: TaskSpec
@@ -94,6 +105,7 @@ class Submission:
     num_positions: float
     nonce: str = ""
     num_bytes: float = 0.0
+    place: ArrayPlace | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -110,6 +122,8 @@ class Submission:
             "datasets": dict(self.datasets),
             "nonce": self.nonce,
         }
+        if self.place is not None:
+            content |= {"array": self.place.array, "index": self.place.index}
         return digest_json(content)
 
 
@@ -200,7 +214,8 @@ class QueuedJob:
 
     `num_positions` are those of one training step, `num_steps` the spec's, `num_bytes` what it
     takes of a worker's memory; `zero_stage` is None where the spec leaves it open. `gang` is set
-    for a job that a gang holds; `faults` counts the machine's in a row.
+    for a job that a gang holds; `faults` counts the machine's in a row; `array` names the array
+    that it belongs to.
     """
 
     id: str
@@ -216,6 +231,7 @@ class QueuedJob:
     gang: str | None = None
     num_bytes: float = 0.0
     faults: int = 0
+    array: str | None = None
 
 
 @dataclass(frozen=True)

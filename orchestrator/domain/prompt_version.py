@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,13 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a version was made. Digests are sha256; `parent` is the previous version of the task."""
+    """How a version was made. Digests are sha256; `parent` is the previous version of the task.
+
+    `author` is who submitted the job, `packages` the versions of what it was trained with, and
+    `hardware` the machine in one line. `origin` is set for a version that was imported: the
+    registry that it comes from, and what it and its job are there. Versions of older programs lack
+    the last five.
+    """
 
     base: str
     base_fingerprint: str
@@ -32,6 +38,16 @@ class Lineage:
     code_version: str
     job: str | None = None
     parent: int | None = None
+    attempt: int | None = None
+    author: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    origin: Mapping[str, str] | None = None
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether files of the checkout that made the version differed from its commit."""
+        return self.code_version.endswith(".dirty")
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,10 @@ class TrainedPrompt:
 
 @dataclass(frozen=True)
 class PromptVersion:
-    """A registered version. `run_id` and `model_version` are MLflow's, once it has been told."""
+    """A registered version. `run_id` and `model_version` are MLflow's, once it has been told.
+
+    `aliases`, `description` and `tags` may change, with history; all else never does.
+    """
 
     task: str
     number: int
@@ -73,6 +92,8 @@ class PromptVersion:
     aliases: tuple[str, ...] = ()
     run_id: str | None = None
     model_version: str | None = None
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:
@@ -82,7 +103,11 @@ class PromptVersion:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One move of an alias. `generation` counts the alias's moves, from 1."""
+    """One move of an alias. `generation` counts the alias's moves, from 1.
+
+    `overrode` holds the refusals of the gate that the move was forced against; `restores` makes it
+    a rollback: it is the generation of the move whose version came back.
+    """
 
     task: str
     alias: str
@@ -93,6 +118,33 @@ class Promotion:
     reason: str
     gate: str | None
     promoted_at: datetime
+    overrode: str | None = None
+    restores: int | None = None
+
+    @property
+    def standing(self) -> int:
+        """The generation of the promotion that is in force after this move."""
+        return self.generation if self.restores is None else self.restores
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Somebody other than its author stands for a version."""
+
+    actor: str
+    note: str
+    approved_at: datetime
+
+
+@dataclass(frozen=True)
+class DescriptionChange:
+    """One change of a version's `description` or of `tags.KEY`. None: there was, or is, none."""
+
+    field: str
+    old: str | None
+    new: str | None
+    actor: str
+    changed_at: datetime
 
 
 @dataclass(frozen=True)

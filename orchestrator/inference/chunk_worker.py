@@ -7,13 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.inference.chunk import Chunk, read_lines
 from orchestrator.inference.request import Request, parse_request
+
+if TYPE_CHECKING:
+    from orchestrator.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class ChunkWorker:
     """Answers chunks; loads each base once, and each prompt once."""
 
     plan: BatchPlan
-    _engines: dict[str, Any] = field(default_factory=dict)
+    _predictors: dict[str, "Predictor"] = field(default_factory=dict)
 
     def answer(self, chunk: Chunk) -> tuple[list[str], int]:
         """The chunk's output lines, in order, and how many of them are errors."""
@@ -97,13 +100,13 @@ class ChunkWorker:
     def _answer_on_base(self, fingerprint: str, lines: list[_Line]) -> None:
         from orchestrator.inference.predictor import Query
 
-        predictor, prompts = self._engine(fingerprint)
+        predictor = self._predictor(fingerprint)
         ready: list[tuple[_Line, Query]] = []
         for line in lines:
             assert line.request is not None
             assert line.version is not None
             try:
-                context = prompts[line.version.ref].encode(line.request.fields)
+                context = predictor.prompts[line.version.ref].encode(line.request.fields)
             except InvalidInput as error:
                 line.error = error.message
             else:
@@ -112,27 +115,20 @@ class ChunkWorker:
         for (line, _), answer in zip(ready, answers, strict=True):
             line.answer, line.score = answer.text, answer.score
 
-    def _engine(self, fingerprint: str) -> Any:
-        """(predictor, prompts by reference) of a base."""
-        if fingerprint not in self._engines:
-            self._engines[fingerprint] = self._load(fingerprint)
-        return self._engines[fingerprint]
+    def _predictor(self, fingerprint: str) -> "Predictor":
+        """Of the prompts on a base; loaded once."""
+        if fingerprint not in self._predictors:
+            self._predictors[fingerprint] = self._load(fingerprint)
+        return self._predictors[fingerprint]
 
-    def _load(self, fingerprint: str) -> Any:
+    def _load(self, fingerprint: str) -> "Predictor":
         import torch
 
-        from encoders.packed.padded_model import load_exact
-        from encoders.text.tokenization import TextTokenizer
         from orchestrator.inference.predictor import Predictor
-        from orchestrator.inference.served_prompt import ServedPrompt
 
         torch.set_num_threads(self.plan.num_threads)
         base = self.plan.bases[fingerprint]
-        tokenizer = TextTokenizer.load(base.folder)
+        versions = {version.ref: version for version in self.plan.versions.values()}.values()
+        here = [each for each in versions if each.lineage.base_fingerprint == fingerprint]
         store = ArtifactStore(self.plan.artifact_url)
-        prompts = {
-            version.ref: ServedPrompt.load(version, store, tokenizer, base.max_length)
-            for version in self.plan.versions.values()
-            if version.lineage.base_fingerprint == fingerprint
-        }
-        return Predictor(load_exact(base.folder), tokenizer, prompts), prompts
+        return Predictor.load(base.folder, base.max_length, here, store)

@@ -3,17 +3,21 @@
 Rows of all prompts share forward passes; a prompt's virtual tokens are computed once a pass.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.packed.padded_model import load_exact
 from encoders.packed.pass_budget import split_by_budget
 from encoders.packed.scoring import rank_answers
 from encoders.text.tokenization import TextTokenizer
+from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.inference.served_prompt import ServedPrompt
 
 MAX_POSITIONS = 2048  # of one forward pass
@@ -41,16 +45,33 @@ class Predictor:
     def __init__(
         self, model: PackedModel, tokenizer: TextTokenizer, prompts: Mapping[str, ServedPrompt]
     ) -> None:
-        self._model, self._tokenizer, self._prompts = model, tokenizer, prompts
+        self._model, self._tokenizer, self.prompts = model, tokenizer, prompts
         self._virtual = {key: prompt.virtual_tokens for key, prompt in prompts.items()}
         self._lengths = {key: tokens.shape[0] for key, tokens in self._virtual.items()}
+
+    @classmethod
+    def load(
+        cls,
+        base: Path,
+        max_length: int,
+        versions: Iterable[PromptVersion],
+        store: ArtifactStore,
+    ) -> "Predictor":
+        """Load a base's folder, whose longest row is `max_length`, and `versions` on it, which
+        become its prompts by `TASK@NUMBER`."""
+        tokenizer = TextTokenizer.load(base)
+        prompts = {
+            version.ref: ServedPrompt.load(version, store, tokenizer, max_length)
+            for version in versions
+        }
+        return cls(load_exact(base), tokenizer, prompts)
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """One answer a query, in order."""
         answers: dict[int, Answer] = {}
-        ranked = [i for i, q in enumerate(queries) if self._prompts[q.prompt].candidates]
-        generated = [i for i, q in enumerate(queries) if not self._prompts[q.prompt].candidates]
+        ranked = [i for i, q in enumerate(queries) if self.prompts[q.prompt].candidates]
+        generated = [i for i, q in enumerate(queries) if not self.prompts[q.prompt].candidates]
         for indices, answer in (
             (ranked, self._rank([queries[i] for i in ranked])),
             (generated, self._generate([queries[i] for i in generated])),
@@ -60,13 +81,13 @@ class Predictor:
 
     def _rank(self, queries: Sequence[Query]) -> list[Answer]:
         rows = [
-            PackedRow(q.prompt, q.context, self._prompts[q.prompt].candidate_ids) for q in queries
+            PackedRow(q.prompt, q.context, self.prompts[q.prompt].candidate_ids) for q in queries
         ]
         answers: dict[int, Answer] = {}
         for indices, logits, batch in self._forward(rows):
             for index, ranks in zip(indices, rank_answers(logits, batch), strict=True):
                 best = int(ranks.argmax())
-                text = self._prompts[queries[index].prompt].candidates[best]
+                text = self.prompts[queries[index].prompt].candidates[best]
                 answers[index] = Answer(text, float(ranks[best]))
         return [answers[index] for index in range(len(queries))]
 
@@ -90,7 +111,7 @@ class Predictor:
                 i
                 for i in active
                 if said[i][-1] != end
-                and len(said[i]) < self._prompts[queries[i].prompt].max_answer_tokens
+                and len(said[i]) < self.prompts[queries[i].prompt].max_answer_tokens
             ]
         texts = [self._tokenizer.decode([t for t in ids if t != end]).strip() for ids in said]
         return [

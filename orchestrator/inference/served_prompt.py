@@ -38,13 +38,14 @@ class ServedPrompt:
         `max_length` is the base's context length; a version that cuts rows may have a shorter one.
         """
         config: Mapping[str, Any] = version.config
-        rows = _row_encoder(config, tokenizer, max_length)
+        rows = row_encoder(config, tokenizer, max_length)
+        weights = store.get_bytes(version.artifacts["prompt_embeddings"].digest)
         candidates = tuple(config["candidates"] or ())
         end = (tokenizer.eos_token_id,) if config["ends_answer"] else ()
         return cls(
             version=version,
             rows=rows,
-            virtual_tokens=_virtual_tokens(version, store),
+            virtual_tokens=read_virtual_tokens(version, weights),
             candidates=candidates,
             candidate_ids=tuple((*rows.encode_answer(text), *end) for text in candidates),
             max_answer_tokens=config["max_answer_tokens"],
@@ -58,24 +59,25 @@ class ServedPrompt:
             raise InvalidData(f"{self.version.ref}: {error}") from error
 
 
-def _row_encoder(
-    config: Mapping[str, Any], tokenizer: TextTokenizer, base_length: int
+def row_encoder(
+    config: Mapping[str, Any], tokenizer: TextTokenizer, base_length: int | None
 ) -> RowEncoder:
     """The rule a version's rows were encoded by in training; older versions lack its later keys."""
+    lengths = [each for each in (config.get("max_length"), base_length) if each is not None]
     return RowEncoder(
         Template.parse(config["template"], config["answer"]),
         tokenizer,
-        min(config.get("max_length", base_length), base_length),
+        min(lengths, default=None),
         config.get("truncate"),
         ChatMarkup(**config["chat"]) if "chat" in config else None,
     )
 
 
-def _virtual_tokens(version: PromptVersion, store: ArtifactStore) -> Tensor:
-    config = version.config
-    shape = (config["num_virtual_tokens"], config["token_dim"])
-    data = store.get_bytes(version.artifacts["prompt_embeddings"].digest)
+def read_virtual_tokens(version: PromptVersion, weights: bytes) -> Tensor:
+    """The version's virtual tokens [V, D] from the bytes of its `prompt_embeddings`, whose digest
+    was checked. Raises IntegrityError for other shapes and numbers."""
+    shape = (version.config["num_virtual_tokens"], version.config["token_dim"])
     try:
-        return load_tensors(data, {"prompt_embeddings": shape})["prompt_embeddings"]
+        return load_tensors(weights, {"prompt_embeddings": shape})["prompt_embeddings"]
     except WeightsError as error:
         raise IntegrityError(f"{version.ref}: prompt_embeddings: {error}") from error

@@ -45,7 +45,7 @@ def complete_job(
     """Finish the job of `lease` with `trained`, within the caller's transaction."""
     job = lock_fenced(connection, lease)
     _check_result(job, trained)
-    lineage = replace(trained.lineage, job=lease.job_id)
+    lineage = replace(trained.lineage, job=lease.job_id, attempt=job.attempts, author=job.owner)
     version, created = add_version(connection, replace(trained, lineage=lineage))
     reason = f"job {short(lease.job_id)}"
     promotion, refusals = _promote(connection, version, promote, actor, reason)
@@ -89,7 +89,7 @@ def _promote(
     incumbent = find_incumbent(connection, version.task, alias)
     if incumbent.number == version.number:
         return None, ()
-    refusals = judge(gate, version, incumbent)
+    refusals = judge(connection, gate, version, incumbent)
     if refusals:
         return None, refusals
     promotion = move_alias(connection, version, incumbent, actor=actor, reason=reason, gate=gate)

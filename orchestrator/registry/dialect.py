@@ -50,8 +50,13 @@ class PlainText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        # str() makes plain text of a StrEnum, which psycopg would send as its member's name.
-        return None if value is None else _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
+        return None if value is None else plain_text(value)
+
+
+def plain_text(value: str) -> str:
+    """`value` as both databases can hold it."""
+    # str() makes plain text of a StrEnum, which psycopg would send as its member's name.
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 
 class _After(FunctionElement[datetime]):

@@ -21,7 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.domain.errors import InvalidInput, TuttiError
 from orchestrator.registry.dialect import dump_json, sqlite_utc_after
-from orchestrator.registry.errors import explain, shown
+from orchestrator.registry.errors import explain, is_denied, shown
 
 BUSY_TIMEOUT_S = 30
 EXAMPLES = "Write sqlite:////absolute/path.db or postgresql://user:password@host:5432/name."
@@ -108,7 +108,7 @@ def transaction(engine: Engine, mode: BeginMode) -> Iterator[Connection]:
         raise explain(error, engine.url) from error
     except DBAPIError as error:
         # Its subclasses mean a wrong statement, which is our bug; itself, a damaged file.
-        if type(error) is DatabaseError or _is_away(error):
+        if type(error) is DatabaseError or _is_away(error) or is_denied(error):
             raise explain(error, engine.url) from error
         raise
 

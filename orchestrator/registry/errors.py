@@ -1,7 +1,8 @@
 """What the registry says when its database fails: which database, why, and what to do.
 
 TuttiError
-└── DatabaseUnavailable   the database cannot be reached, locked or written now; a retry may work
+├── DatabaseUnavailable   the database cannot be reached, locked or written now; a retry may work
+└── AccessDenied (4)      the database refuses what the principal's roles do not allow
 
 Passwords never appear: URLs are shown through `shown`, and a driver's own text is cleaned.
 """
@@ -19,6 +20,17 @@ class DatabaseUnavailable(TuttiError):
     answer to a commit was lost, the commit may have been done. A retry must bear that."""
 
 
+class AccessDenied(TuttiError):
+    """The principal's roles do not allow it, says the database. Nothing was written."""
+
+    exit_code = 4
+
+
+def is_denied(error: SQLAlchemyError) -> bool:
+    """Whether PostgreSQL refused for want of a privilege (insufficient_privilege)."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == "42501"
+
+
 def shown(url: URL) -> str:
     """The URL for people, without its password, wherever in the URL that stands."""
     secret = [key for key in url.query if "password" in key.lower()]
@@ -28,6 +40,9 @@ def shown(url: URL) -> str:
 def explain(error: SQLAlchemyError, url: URL) -> TuttiError:
     """The sentence for a failure of the database itself (not of a statement)."""
     detail = _first_line(error, url)
+    if is_denied(error):
+        hint = getattr(getattr(error.orig, "diag", None), "message_hint", None)  # type: ignore[attr-defined]
+        return AccessDenied(detail, hint or "See `tutti access show`; an admin may allow more.")
     if "not a database" in detail or "malformed" in detail:
         return InvalidInput(
             f"{shown(url)}: not a usable SQLite database: {detail}",

@@ -59,7 +59,7 @@ def take(
         statement = (
             update(jobs)
             .where(jobs.c.id.in_(free.with_for_update(skip_locked=True, key_share=True, of=queued)))
-            .where(jobs.c.state == JobState.QUEUED)
+            .where(jobs.c.lease_token.is_(None))  # queued; by the state SQLite would walk them all
             .values(
                 state=JobState.ADMITTED,
                 epoch=jobs.c.epoch + 1,

@@ -119,10 +119,11 @@ class JobQueue:
         task: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        array: str | None = None,
     ) -> Jobs:
         """Jobs, newest first."""
         with self._database.read() as connection:
-            rows = fetch_listed(connection, states, task, owner, limit)
+            rows = fetch_listed(connection, states, task, owner, limit, array)
             return jobs_from_rows(connection, rows)
 
     def ready(self, limit: int | None = None) -> QueuedJobs:

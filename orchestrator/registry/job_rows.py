@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, select
 
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import IntegrityError, InvalidInput, UnknownName
-from orchestrator.domain.job import Job, JobOptions, JobState, Submission
+from orchestrator.domain.job import ArrayPlace, Job, JobOptions, JobState, Submission
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.registry.dialect import in_batches
 from orchestrator.registry.tables import job_dependencies, jobs
@@ -58,6 +59,7 @@ def planning_values(submission: Submission) -> dict[str, Any]:
     spec = submission.spec
     return {
         "task": spec.task,
+        "array": submission.place.array if submission.place else None,
         "base_fingerprint": submission.base_fingerprint,
         "zero_stage": spec.sharding.zero_stage if spec.sharding else None,
         "is_data_parallel": spec.is_data_parallel,
@@ -76,6 +78,7 @@ def submission_to_json(submission: Submission) -> dict[str, Any]:
         "num_positions": submission.num_positions,
         "nonce": submission.nonce,
         "num_bytes": submission.num_bytes,
+        "place": asdict(submission.place) if submission.place else None,
     }
 
 
@@ -178,4 +181,7 @@ def _submission(row: Row[Any]) -> Submission:
             f"job {short(row.id)}: its stored spec is none that this program reads: {error}",
             "Finish or cancel the job with the version of Tutti that it was submitted with.",
         ) from error
-    return Submission(**{**row.submission, "spec": spec})
+    place = row.submission.get("place")
+    return Submission(
+        **{**row.submission, "spec": spec, "place": ArrayPlace(**place) if place else None}
+    )

@@ -33,6 +33,7 @@ def fetch_listed(
     task: str | None,
     owner: str | None,
     limit: int,
+    array: str | None = None,
 ) -> list[Row[Any]]:
     """Job rows, newest first."""
     query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
@@ -42,6 +43,8 @@ def fetch_listed(
         query = query.where(jobs.c.task == task)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
+    if array is not None:
+        query = query.where(jobs.c.array == array)
     return list(connection.execute(query))
 
 

@@ -19,6 +19,7 @@ from orchestrator.registry.tables import mlflow_links, outbox, prompt_versions
 
 Kind = Literal["version_registered", "alias_moved"]
 OutboxItems = list["OutboxItem"]
+_POST = insert(outbox).values(attempts=0, created_at=now())
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Outbox:
         with self._database.write() as connection:
             version_id = connection.execute(query).scalar_one_or_none()
             if version_id is None:
-                raise unknown_name("version", f"{task}@{number}", (), "See `tutti list`.")
+                raise unknown_name("version", f"{task}@{number}", (), "See `tutti prompts list`.")
             connection.execute(
                 insert_into(connection, mlflow_links)
                 .values(version_id=version_id, **names)
@@ -97,8 +98,7 @@ class Outbox:
 
 def post(connection: Connection, kind: Kind, payload: Mapping[str, Any]) -> None:
     """Write an item within the caller's transaction."""
-    values = {"kind": kind, "payload": dict(payload), "attempts": 0, "created_at": now()}
-    connection.execute(insert(outbox).values(values))
+    connection.execute(_POST, {"kind": kind, "payload": dict(payload)})
 
 
 def _pending() -> Select[Any]:

@@ -8,20 +8,24 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
+from orchestrator.domain.errors import AliasMoved, GateRefused
 from orchestrator.domain.gate import Gate
+from orchestrator.domain.gate_facts import facts_of
+from orchestrator.domain.gate_term import Value
 from orchestrator.domain.prompt_version import Promotion, PromptVersion
-from orchestrator.registry.dialect import now
+from orchestrator.registry.approvals import num_approvals
+from orchestrator.registry.dialect import database_time, now
 from orchestrator.registry.outbox import post
+from orchestrator.registry.promotion_history import COLUMNS, find_move
 from orchestrator.registry.tables import aliases, promotions, prompt_versions
-from orchestrator.registry.version_rows import fetch_versions
-
-COLUMNS = tuple(promotions.c[name] for name in Promotion.__dataclass_fields__)
+from orchestrator.registry.version_rows import fetch_versions, id_of
 
 
 @dataclass(frozen=True)
 class Incumbent:
     """What an alias points at now: nothing at generation 0."""
 
+    task: str
     alias: str
     generation: int = 0
     version: PromptVersion | None = None
@@ -36,20 +40,59 @@ def find_incumbent(connection: Connection, task: str, alias: str) -> Incumbent:
     query = select(aliases).where(aliases.c.task == task, aliases.c.alias == alias)
     row = connection.execute(query).one_or_none()
     if row is None:
-        return Incumbent(alias)
+        return Incumbent(task, alias)
     (version,) = fetch_versions(connection, prompt_versions.c.id == row.version_id)
-    return Incumbent(alias, row.generation, version)
+    return Incumbent(task, alias, row.generation, version)
 
 
-def judge(gate: Gate | None, version: PromptVersion, incumbent: Incumbent) -> tuple[str, ...]:
-    """Why the gate refuses this move, with the numbers; empty when it does not."""
+def require_current(connection: Connection, incumbent: Incumbent, if_current: int | None) -> None:
+    """Raise AliasMoved unless the alias points at the version the caller believes it does (0: at
+    none). It says where the alias is, who moved it and when. Without a belief nothing is asked."""
+    if if_current is None or if_current == (incumbent.number or 0):
+        return
+    ref = f"{incumbent.task}@{incumbent.alias}"
+    believed = f"at version {if_current}" if if_current else "to be no alias yet"
+    if incumbent.version is None:
+        raise AliasMoved(
+            f"{ref} was not moved: it is no alias yet, and was believed {believed}",
+            "Leave --if-current out, or give 0, to point it at its first version.",
+        )
+    last = find_move(connection, incumbent.task, incumbent.alias, incumbent.generation)
+    raise AliasMoved(
+        f"{ref} was not moved: it points at {incumbent.version.ref} since "
+        f"{last.promoted_at:%Y-%m-%d %H:%M:%S} UTC, moved there by {last.actor}, and was believed "
+        f"{believed}",
+        f"See `tutti prompts history {incumbent.task}`; if the move is still right, give "
+        f"--if-current {incumbent.number}.",
+    )
+
+
+def judge(
+    connection: Connection, gate: Gate | None, version: PromptVersion, incumbent: Incumbent
+) -> tuple[str, ...]:
+    """Why the gate refuses this move, with both values; empty when it does not."""
     if gate is None:
         return ()
-    rival = incumbent.version.metrics if incumbent.version else None
-    verdict = gate.judge(version.metrics, rival)
+    rival = _facts(connection, incumbent.version) if incumbent.version else None
+    verdict = gate.judge(_facts(connection, version), rival)
     if verdict.passed:
         return ()
     return verdict.failures or (f"{gate.source} is false",)
+
+
+def overrule(
+    version: PromptVersion, alias: str, refusals: tuple[str, ...], force: bool
+) -> str | None:
+    """What `force` overrides, for the audit; None where nothing refuses. Without `force`, raise
+    GateRefused. The one place where a gate is overridden: who may is to be asked here."""
+    if not refusals:
+        return None
+    if not force:
+        raise GateRefused(
+            f"{version.ref} was not promoted to {alias}: {'; '.join(refusals)}",
+            "Train a better version, change the gate, or pass --force to move the alias anyway.",
+        )
+    return "; ".join(refusals)
 
 
 def move_alias(
@@ -59,7 +102,9 @@ def move_alias(
     *,
     actor: str,
     reason: str,
-    gate: Gate | None,
+    gate: Gate | None = None,
+    overrode: str | None = None,
+    restores: int | None = None,
 ) -> Promotion:
     """Point the alias at `version`: the alias, its audit row and the outbox row."""
     task, alias, generation = version.task, incumbent.alias, incumbent.generation + 1
@@ -74,28 +119,22 @@ def move_alias(
         "reason": reason,
         "gate": gate.source if gate else None,
         "promoted_at": now(),
+        "overrode": overrode,
+        "restores": restores,
     }
     row = connection.execute(insert(promotions).values(record).returning(*COLUMNS)).one()
     post(connection, "alias_moved", {"task": task, "alias": alias, "number": version.number})
     return Promotion(**row._mapping)
 
 
-def fetch_promotions(connection: Connection, task: str, alias: str | None) -> list[Promotion]:
-    """A task's moves, newest first; of one alias if it is given."""
-    query = select(*COLUMNS).where(promotions.c.task == task).order_by(promotions.c.id.desc())
-    if alias is not None:
-        query = query.where(promotions.c.alias == alias)
-    return [Promotion(**row) for row in connection.execute(query).mappings()]
+def _facts(connection: Connection, version: PromptVersion) -> dict[str, Value]:
+    age = database_time(connection) - version.created_at
+    return facts_of(version, age.total_seconds(), num_approvals(connection, version))
 
 
 def _point(connection: Connection, version: PromptVersion, incumbent: Incumbent) -> None:
-    version_id = (
-        select(prompt_versions.c.id)
-        .where(prompt_versions.c.task == version.task, prompt_versions.c.number == version.number)
-        .scalar_subquery()
-    )
     values = {
-        "version_id": version_id,
+        "version_id": id_of(version),
         "generation": incumbent.generation + 1,
         "updated_at": now(),
     }

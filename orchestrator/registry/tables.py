@@ -1,7 +1,8 @@
 """The tables. migrations/ must make exactly these; a test compares the two.
 
-`prompt_versions` and `promotions` are append-only: triggers of the migration refuse every UPDATE
-and DELETE. A task's row is the lock that orders its version numbers and its alias moves.
+`prompt_versions`, `version_metrics` and `promotions` are append-only: triggers of the migration
+refuse every UPDATE and DELETE. A task's row is the lock that orders its version numbers and its
+alias moves.
 """
 
 from datetime import datetime
@@ -66,8 +67,8 @@ def _json(name: str) -> Column[Any]:
     return Column(name, JSON(), nullable=False)
 
 
-def _time(name: str) -> Column[datetime]:
-    return Column(name, UtcDateTime(), nullable=False)
+def _time(name: str, **options: Any) -> Column[datetime]:
+    return Column(name, UtcDateTime(), nullable=False, **options)
 
 
 base_models = Table(
@@ -101,18 +102,33 @@ prompt_versions = Table(
     metadata,
     _row_id(),
     _text("task", "tasks.name"),
-    _number("number"),
+    _number("number", index=True),
     _text("digest"),
     _json("config"),
     _json("metrics"),
     _json("artifacts"),
     _json("lineage"),
     _text("base_fingerprint", index=True),
-    Column("job_id", PlainText()),
-    _time("created_at"),
+    Column("job_id", PlainText(), index=True),
+    _time("created_at", index=True),
     UniqueConstraint("task", "number"),
     UniqueConstraint("task", "digest"),
     sqlite_autoincrement=True,
+)
+
+version_metrics = Table(
+    "version_metrics",
+    metadata,
+    _text("name", primary_key=True),
+    Column(
+        "version_id",
+        ROW_ID,
+        ForeignKey("prompt_versions.id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("value", Float(), nullable=False),
+    sqlite_with_rowid=False,  # the rows lie in the key's order: filters walk along it
 )
 
 aliases = Table(
@@ -138,7 +154,48 @@ promotions = Table(
     _text("reason"),
     Column("gate", PlainText()),
     _time("promoted_at"),
+    Column("overrode", PlainText()),
+    Column("restores", Integer()),
     UniqueConstraint("task", "alias", "generation"),
+    sqlite_autoincrement=True,
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    _row_id(),  # of one actor's rows for a version the highest id counts
+    Column("version_id", ROW_ID, ForeignKey("prompt_versions.id"), nullable=False, index=True),
+    _text("actor"),
+    _flag("is_given"),
+    _text("note"),
+    _time("approved_at"),
+    sqlite_autoincrement=True,
+)
+
+version_descriptions = Table(
+    "version_descriptions",
+    metadata,
+    Column(
+        "version_id",
+        ROW_ID,
+        ForeignKey("prompt_versions.id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _text("description"),
+    _json("tags"),
+)
+
+description_changes = Table(
+    "description_changes",
+    metadata,
+    _row_id(),
+    Column("version_id", ROW_ID, ForeignKey("prompt_versions.id"), nullable=False, index=True),
+    _text("field"),  # description or tags.KEY
+    Column("old", PlainText()),
+    Column("new", PlainText()),
+    _text("actor"),
+    _time("changed_at"),
     sqlite_autoincrement=True,
 )
 
@@ -173,6 +230,7 @@ jobs = Table(
     Column("gang", PlainText(), index=True),  # of its lease; the attempts keep it
     _flag("is_pause_asked", server_default=false()),
     Column("log", PlainText()),
+    Column("array", PlainText(), index=True),
     # What plans read, so that they need not read the submission.
     Column("zero_stage", Integer()),
     _flag("is_data_parallel", server_default=false()),
@@ -279,4 +337,12 @@ mlflow_links = Table(
     ),
     _text("run_id"),
     Column("model_version", PlainText()),
+)
+
+access = Table(
+    "access",
+    metadata,
+    _text("principal", primary_key=True),
+    _text("task_pattern", primary_key=True),
+    _text("role"),
 )

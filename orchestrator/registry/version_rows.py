@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from orchestrator.domain.errors import InvalidInput, UnknownName
 from orchestrator.domain.prompt_version import (
@@ -23,14 +35,62 @@ from orchestrator.domain.prompt_version import (
 from orchestrator.registry.dialect import insert_into, now
 from orchestrator.registry.names import require_name, unknown_name
 from orchestrator.registry.outbox import post
-from orchestrator.registry.tables import aliases, mlflow_links, prompt_versions, tasks
+from orchestrator.registry.tables import (
+    aliases,
+    mlflow_links,
+    prompt_versions,
+    tasks,
+    version_descriptions,
+)
+from orchestrator.registry.version_metrics import add_metrics
 
-_LIST = "`tutti list` shows the tasks and their versions."
+_LIST = "`tutti prompts list` shows the tasks and their versions."
+
+# Built once: making a statement takes longer than running one.
+_TASK: BindParameter[str] = bindparam("of_task")
+_TARGET: BindParameter[Any] = bindparam("target")
+_OF_TASK = prompt_versions.c.task == _TASK
+_VERSIONS = (
+    select(
+        prompt_versions,
+        *(mlflow_links.c.run_id, mlflow_links.c.model_version),
+        *(version_descriptions.c.description, version_descriptions.c.tags),
+    )
+    .outerjoin(mlflow_links, mlflow_links.c.version_id == prompt_versions.c.id)
+    .outerjoin(version_descriptions, version_descriptions.c.version_id == prompt_versions.c.id)
+)
+_BY_NUMBER = _VERSIONS.where(_OF_TASK, prompt_versions.c.number == _TARGET)
+_BY_DIGEST = _VERSIONS.where(_OF_TASK, prompt_versions.c.digest == _TARGET)
+_BY_ALIAS = _VERSIONS.where(
+    prompt_versions.c.id
+    == select(aliases.c.version_id)
+    .where(aliases.c.task == _TASK, aliases.c.alias == _TARGET)
+    .scalar_subquery()
+)
+_NEWEST = _VERSIONS.where(
+    _OF_TASK,
+    prompt_versions.c.number
+    == select(func.max(prompt_versions.c.number)).where(_OF_TASK).scalar_subquery(),
+)
+_ALIASES = (
+    select(aliases.c.version_id, aliases.c.alias)
+    .where(aliases.c.version_id.in_(bindparam("ids", expanding=True)))
+    .order_by(aliases.c.alias)
+)
+_LOCK_TASK = select(tasks.c.last_version).where(tasks.c.name == _TASK).with_for_update()
+_NEXT_NUMBER = (
+    update(tasks)
+    .where(tasks.c.name == _TASK)
+    .values(last_version=tasks.c.last_version + 1)
+    .returning(tasks.c.last_version)
+)
+_INSERT = insert(prompt_versions).values(created_at=now()).returning(prompt_versions.c.id)
 
 
-def lock_task(connection: Connection, task: str) -> None:
-    """Let no other transaction add a version of `task` or move its aliases until this one ends."""
-    connection.execute(select(tasks).where(tasks.c.name == task).with_for_update())
+def lock_task(connection: Connection, task: str) -> bool:
+    """Let no other transaction add a version of `task` or move its aliases until this one ends;
+    False where there is no such task yet."""
+    return connection.execute(_LOCK_TASK, {"of_task": task}).first() is not None
 
 
 def add_version(connection: Connection, trained: TrainedPrompt) -> tuple[PromptVersion, bool]:
@@ -39,33 +99,50 @@ def add_version(connection: Connection, trained: TrainedPrompt) -> tuple[PromptV
     Leaves the task locked.
     """
     _check(trained)
-    task, digest = trained.task, trained.digest
+    task, content = trained.task, {"of_task": trained.task, "target": trained.digest}
+    if not lock_task(connection, task):
+        _add_task(connection, task)
+    for version in _read(connection, _BY_DIGEST, content):
+        return version, False
+    number = connection.execute(_NEXT_NUMBER, {"of_task": task}).scalar_one()
+    _insert(connection, trained, number)
+    post(connection, "version_registered", {"task": task, "number": number})
+    return _read(connection, _BY_DIGEST, content)[0], True
+
+
+def _add_task(connection: Connection, task: str) -> None:
+    """Another transaction may just be doing the same."""
     connection.execute(
         insert_into(connection, tasks)
         .values(name=task, last_version=0)
         .on_conflict_do_nothing(index_elements=[tasks.c.name])
     )
     lock_task(connection, task)
-    same = (prompt_versions.c.task == task, prompt_versions.c.digest == digest)
-    for version in fetch_versions(connection, *same):
-        return version, False
-    step = update(tasks).where(tasks.c.name == task).values(last_version=tasks.c.last_version + 1)
-    number = connection.execute(step.returning(tasks.c.last_version)).scalar_one()
-    _insert(connection, trained, number)
-    post(connection, "version_registered", {"task": task, "number": number})
-    return fetch_versions(connection, *same)[0], True
 
 
 def find_version(connection: Connection, ref: PromptRef) -> PromptVersion:
     """The version a reference means; raise UnknownName saying what exists."""
-    conditions: list[ColumnElement[bool]] = [prompt_versions.c.task == ref.task]
-    if isinstance(ref.target, int):
-        conditions.append(prompt_versions.c.number == ref.target)
-    elif ref.target is not None:
-        conditions.append(prompt_versions.c.id.in_(pointed_at(ref.target)))
-    for version in fetch_versions(connection, *conditions, limit=1):
+    query = {int: _BY_NUMBER, str: _BY_ALIAS}.get(type(ref.target), _NEWEST)
+    values = (
+        {"of_task": ref.task} if ref.target is None else {"of_task": ref.task, "target": ref.target}
+    )
+    for version in _read(connection, query, values):
         return version
     raise _unknown(connection, ref)
+
+
+def find_id(connection: Connection, ref: PromptRef) -> int:
+    """The row id of the version a reference means: versions of all tasks are ordered by it."""
+    version = find_version(connection, ref)
+    same = (prompt_versions.c.task == version.task, prompt_versions.c.number == version.number)
+    found: int = connection.execute(select(prompt_versions.c.id).where(*same)).scalar_one()
+    return found
+
+
+def id_of(version: PromptVersion) -> ScalarSelect[int]:
+    """A version's row id, as part of a statement."""
+    same = (prompt_versions.c.task == version.task, prompt_versions.c.number == version.number)
+    return select(prompt_versions.c.id).where(*same).scalar_subquery()
 
 
 def pointed_at(alias: str) -> Select[tuple[int]]:
@@ -76,16 +153,16 @@ def pointed_at(alias: str) -> Select[tuple[int]]:
 def fetch_versions(
     connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None
 ) -> list[PromptVersion]:
-    """Versions with their aliases and MLflow names, newest first."""
-    query = (
-        select(prompt_versions, mlflow_links.c.run_id, mlflow_links.c.model_version)
-        .outerjoin(mlflow_links, mlflow_links.c.version_id == prompt_versions.c.id)
-        .where(*conditions)
-        .order_by(prompt_versions.c.id.desc())
-        .limit(limit)
-    )
-    rows = connection.execute(query).all()
-    names = _aliases_of(connection, [row.id for row in rows])
+    """Versions with their aliases, descriptions and MLflow names, newest first."""
+    query = _VERSIONS.where(*conditions).order_by(prompt_versions.c.id.desc()).limit(limit)
+    return _read(connection, query, {})
+
+
+def _read(
+    connection: Connection, query: Select[Any], values: Mapping[str, Any]
+) -> list[PromptVersion]:
+    rows = connection.execute(query, values).all()
+    names = _aliases_of(connection, [row.id for row in rows]) if rows else {}
     return [_version(row, names.get(row.id, ())) for row in rows]
 
 
@@ -111,18 +188,18 @@ def _insert(connection: Connection, trained: TrainedPrompt, number: int) -> None
             **vars(lineage),
             "datasets": dict(lineage.datasets),
             "num_rows": dict(lineage.num_rows),
+            "packages": dict(lineage.packages),
         },
         "base_fingerprint": lineage.base_fingerprint,
         "job_id": lineage.job,
-        "created_at": now(),
     }
-    connection.execute(insert(prompt_versions).values(values))
+    version_id = connection.execute(_INSERT, values).scalar_one()
+    add_metrics(connection, version_id, trained.metrics)
 
 
 def _aliases_of(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
-    query = select(aliases.c.version_id, aliases.c.alias).where(aliases.c.version_id.in_(ids))
     found: defaultdict[int, tuple[str, ...]] = defaultdict(tuple)
-    for version_id, alias in connection.execute(query.order_by(aliases.c.alias)):
+    for version_id, alias in connection.execute(_ALIASES, {"ids": ids}):
         found[version_id] += (alias,)
     return found
 
@@ -140,6 +217,8 @@ def _version(row: Row[Any], names: tuple[str, ...]) -> PromptVersion:
         aliases=names,
         run_id=row.run_id,
         model_version=row.model_version,
+        description=row.description or "",
+        tags=row.tags or {},
     )
 
 
@@ -156,5 +235,5 @@ def _unknown(connection: Connection, ref: PromptRef) -> UnknownName:
         )
     query = select(aliases.c.alias).where(aliases.c.task == ref.task).order_by(aliases.c.alias)
     known = connection.execute(query).scalars().all()
-    promote = f"Point an alias at a version with `tutti promote {ref.task}@{last_version}`."
+    promote = f"Point an alias at a version with `tutti prompts promote {ref.task}@{last_version}`."
     return unknown_name(f"alias of {ref.task}", str(ref.target), known, promote)

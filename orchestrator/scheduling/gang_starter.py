@@ -125,13 +125,16 @@ class GangStarter:
         if sharding.zero_stage == 3:  # the more hold it, the less each holds
             free = self._options.limits.num_workers - sum(other.max_workers for other in others)
             num_workers = max(num_workers, free)
+        if num_workers < sharding.min_workers:
+            least = f"it takes {sharding.min_workers} workers, and {num_workers} are free"
+            raise ClusterUnavailable(f"{sharding.reason}; {least}")
         return GangOrder(
             name=f"gang-{secrets.token_hex(4)}",
             base_fingerprint=key.base_fingerprint,
             max_length=self._cluster.max_length(key.base_fingerprint),
             code_version=self._options.code_version,
             zero_stage=sharding.zero_stage,
-            min_workers=min(self._options.min_workers, num_workers),
+            min_workers=max(sharding.min_workers, min(self._options.min_workers, num_workers)),
             max_workers=num_workers,
             offload=sharding.offload,
             sharding=sharding.reason,

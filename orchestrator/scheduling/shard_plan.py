@@ -53,11 +53,12 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How DeepSpeed holds the base, and why, in one line."""
+    """How DeepSpeed holds the base, and why, in one line; fewer than `min_workers` cannot."""
 
     zero_stage: int
     offload: Offload
     reason: str
+    min_workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,11 @@ def plan_sharding(
         f"{options.num_workers} workers (stage 3), {_gb(part)} each"
     )
     for offload in ("none", options.offload):
-        needed = working + base.live_bytes + _part_bytes(base, part, split, offload)
-        if needed <= split.device_bytes:
-            return ShardPlan(3, offload, reason + _KEPT[offload])
+        for num_workers in range(1, options.num_workers + 1):
+            memory = worker_memory(nodes, num_workers, options.device_bytes)
+            if _split_bytes(base, num_workers, memory, offload, working) <= memory.device_bytes:
+                return ShardPlan(3, offload, reason + _KEPT[offload], num_workers)
+    needed = _split_bytes(base, options.num_workers, split, options.offload, working)
     raise TuttiError(
         f"{reason}, would still take {_gb(needed)} a worker, which has {split.label}",
         "Use more machines, fewer workers on each (TUTTI_NUM_WORKERS, now "
@@ -114,11 +117,16 @@ def plan_sharding(
     )
 
 
-def _part_bytes(base: BaseSize, part: int, memory: WorkerMemory, offload: Offload) -> int:
-    """What a worker's part of the base takes of its device."""
+def _split_bytes(
+    base: BaseSize, num_workers: int, memory: WorkerMemory, offload: Offload, working: int
+) -> int:
+    """What each of `num_workers` that hold the base together takes of its device."""
+    part = -(-base.weight_bytes // num_workers)
     if offload == "nvme":
-        return base.live_bytes  # buffers
-    return 0 if offload == "cpu" and part <= memory.beside_bytes else part
+        part = base.live_bytes  # buffers
+    elif offload == "cpu" and part <= memory.beside_bytes:
+        part = 0
+    return working + base.live_bytes + part
 
 
 def worker_memory(

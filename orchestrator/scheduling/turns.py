@@ -1,7 +1,8 @@
 """Whose turn it is: queued jobs in the order they are to be served. Pure.
 
 Higher priority first. Of equal priorities, the owner who has the least for their share, then the
-oldest job. Of one task, one job at a time, so that versions come in the order of submission.
+oldest job. Of one task, one job at a time, so that versions come in the order of submission; but
+the jobs of one array go side by side.
 """
 
 import heapq
@@ -24,7 +25,7 @@ class Turns:
         self._ready = ready
         self._quotas = {quota.owner: quota for quota in quotas}
         self._running = Counter(job.owner for job in held)
-        self._busy = {job.task for job in held}
+        self._busy = {job.task: job.array for job in held}
 
     def __iter__(self) -> Iterator[QueuedJob]:
         for _, jobs in groupby(self._ready, key=lambda job: job.priority):
@@ -33,7 +34,7 @@ class Turns:
     def take(self, job: QueuedJob) -> None:
         """Count a job as running from now on."""
         self._running[job.owner] += 1
-        self._busy.add(job.task)
+        self._busy[job.task] = job.array
 
     def _of_one_priority(self, jobs: Iterator[QueuedJob]) -> Iterator[QueuedJob]:
         lines: dict[str, deque[QueuedJob]] = {}
@@ -46,10 +47,16 @@ class Turns:
             if self._is_at_bound(owner):
                 continue
             job = lines[owner].popleft()
-            if job.task not in self._busy:
+            if self._has_turn(job):
                 yield job
             if lines[owner]:
                 heapq.heappush(order, self._standing(lines[owner]))
+
+    def _has_turn(self, job: QueuedJob) -> bool:
+        """Whether no job of its task is held but those of its own array."""
+        if job.task not in self._busy:
+            return True
+        return job.array is not None and self._busy[job.task] == job.array
 
     def _standing(self, line: deque[QueuedJob]) -> tuple[float, float, str]:
         """Of two owners, the one with the lesser standing comes first."""

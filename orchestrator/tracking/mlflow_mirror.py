@@ -61,11 +61,20 @@ class MlflowMirror:
         if not self._outbox.num_pending():
             return Delivery(0, 0)
         try:
-            with self._alone():
-                num_delivered, error = self._deliver(self._pending())
+            with self.alone():
+                return self.deliver_alone()
         except OSError as failure:
-            num_delivered, error = 0, explain(failure, self.tracking_uri)
+            error = explain(failure, self.tracking_uri)
+            return Delivery(0, self._outbox.num_pending(), error)
+
+    def deliver_alone(self) -> Delivery:
+        """`deliver`, by a process that is `alone` already."""
+        num_delivered, error = self._deliver(self._pending())
         return Delivery(num_delivered, self._outbox.num_pending(), error)
+
+    def take_turn(self) -> bool:
+        """Whether nobody else tells the server anything for the next minute."""
+        return self._turn is None or self._turn.take()
 
     def ping(self) -> str | None:
         """None if MLflow answers, else why it does not."""
@@ -84,22 +93,20 @@ class MlflowMirror:
             if path.is_file():
                 return str(path)
         try:
-            return self._open().picture_url(version.run_id, self.tracking_uri)
+            return self.projection().picture_url(version.run_id, self.tracking_uri)
         except Exception:  # a picture is not worth an error
             return None
 
     def _pending(self) -> "list[OutboxItem]":
         """Seen in this process's own turn: another may have delivered some until now."""
-        if self._turn is not None and not self._turn.take():
-            return []
-        return self._outbox.pending(MAX_ITEMS)
+        return self._outbox.pending(MAX_ITEMS) if self.take_turn() else []
 
     def _deliver(self, items: "list[OutboxItem]") -> tuple[int, str | None]:
         """Stop at the first failure of MLflow; where the fault is a version's own (a lost
         artifact), go on with the other tasks."""
         num_delivered, first_error, blocked = 0, None, set()
         for item in items:
-            if self._turn is not None and not self._turn.take():
+            if not self.take_turn():
                 break
             task = item.payload["task"]
             if task in blocked:
@@ -134,24 +141,55 @@ class MlflowMirror:
         task, number = item.payload["task"], item.payload["number"]
         version = self._registry.resolve(PromptRef(task, number))
         if item.kind == "version_registered":
-            self._ensure_linked(version)
+            if item.attempts:  # the answer that a run was made may have been lost
+                self.make_whole(version)
+            else:
+                self._ensure_linked(version)
         elif item.kind == "alias_moved":
-            model_version = self._ensure_linked(version)
-            self._open().move_alias(task, item.payload["alias"], model_version, number)
+            self.set_alias(version, item.payload["alias"])
         else:
             raise TuttiError(
                 f"the outbox has an item of the unknown kind {item.kind!r}", "Upgrade Tutti."
             )
 
+    def set_alias(self, version: PromptVersion, alias: str) -> None:
+        """Point MLflow's alias at a version. One whose model version was deleted there is made
+        again, with the aliases that went away with it. May raise whatever MLflow raises."""
+        model_version, projection = self._ensure_linked(version), self.projection()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            projection.move_alias(version.task, alias, model_version, version.number)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            model_version = self.project(version)
+            for name in {alias, *version.aliases}:
+                projection.move_alias(version.task, name, model_version, version.number)
+
+    def project(self, version: PromptVersion) -> str:
+        """Make what MLflow lacks of a version and link it; return its model version."""
+        run_id, model_version = self.projection().project(version)
+        if (run_id, model_version) != (version.run_id, version.model_version):
+            self._outbox.link((version.task, version.number), run_id, model_version)
+        return model_version
+
+    def make_whole(self, version: PromptVersion) -> PromptVersion:
+        """`project`, and drop what is there twice; return the version as it is linked now."""
+        model_version = self.project(version)
+        version = self._registry.resolve(PromptRef(version.task, version.number))
+        assert version.run_id is not None, "it was just linked"
+        self.projection().drop_doubles(version, version.run_id, model_version)
+        return version
+
     def _ensure_linked(self, version: PromptVersion) -> str:
         """The MLflow model version that is this version, made now if there is none."""
         if version.run_id and version.model_version:
             return version.model_version
-        run_id, model_version = self._open().project(version)
-        self._outbox.link((version.task, version.number), run_id, model_version)
-        return model_version
+        return self.project(version)
 
-    def _open(self) -> MlflowProjection:
+    def projection(self) -> MlflowProjection:
+        """An open MLflow."""
         if self._projection is None:
             if self._artifact_root is None and is_database(self.tracking_uri):
                 raise ValueError("an MLflow without a server needs an artifact_root for its files")
@@ -160,7 +198,7 @@ class MlflowMirror:
         return self._projection
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Beside an embedded MLflow, one process delivers at a time, the others wait; of a server,
         each item is somebody's turn."""
         if self._artifact_root is None:

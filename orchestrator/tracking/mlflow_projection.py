@@ -7,6 +7,7 @@ team compares its tasks and bases; the base is a tag and a param to filter by.
 import re
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.tracking.curve import read_curve
 from orchestrator.tracking.learning_curve import draw_learning_curve
 from orchestrator.tracking.mlflow_client import without_password
+from orchestrator.tracking.mlflow_contents import MlflowContents
 from orchestrator.tracking.trial_runs import read_sweep, write_trial_runs
 from orchestrator.tracking.version_run import (
+    ALIAS_TAG,
     DIGEST_TAG,
     REF_TAG,
     describe,
@@ -41,22 +44,45 @@ class MlflowProjection:
         self._client = client
         self._artifacts = artifacts
         self._experiment_id = self._open_experiment(artifact_root)
-        self._known_models: set[str] = set()
 
     def project(self, version: PromptVersion) -> tuple[str, str]:
-        """Make the version's run and model version, if they are not there; return their ids."""
+        """Make the version's run and model version, if they are not there; return their ids.
+
+        A run that was deleted by hand is restored. Of what is there twice, the linked one is used.
+        """
         run = self._find_run(version) or self._create_run(version)
         if run.info.status != "FINISHED":
             self._fill_run(run.info.run_id, version)
-        found = self._find_model_version(version) or self._create_model_version(version, run)
-        return run.info.run_id, str(found.version)
+        found = self._find_model_version(version, run.info.run_id)
+        return run.info.run_id, str((found or self._create_model_version(version, run)).version)
+
+    def drop_doubles(self, version: PromptVersion, run_id: str, model_version: str) -> None:
+        """Delete every other run and model version of `version`; aliases on them move over."""
+        for model in self._model_versions(version):
+            if str(model.version) != model_version:
+                self._move_aliases(model, model_version)
+                self._client.delete_model_version(version.task, model.version)
+        for run in self._runs(version):
+            if run.info.run_id != run_id:
+                self._client.delete_run(run.info.run_id)
 
     def move_alias(self, task: str, alias: str, model_version: str, number: int) -> None:
         """Point the model's alias at a version; an alias MLflow cannot have becomes a tag."""
-        if _is_mlflow_alias(alias):
+        if is_mlflow_alias(alias):
             self._client.set_registered_model_alias(task, alias, model_version)
         else:
-            self._client.set_registered_model_tag(task, f"tutti.alias.{alias}", f"{task}@{number}")
+            self._client.set_registered_model_tag(task, f"{ALIAS_TAG}{alias}", f"{task}@{number}")
+
+    def remove_alias(self, task: str, alias: str) -> None:
+        """Take away an alias that the registry does not have."""
+        if is_mlflow_alias(alias):
+            self._client.delete_registered_model_alias(task, alias)
+        else:
+            self._client.delete_registered_model_tag(task, f"{ALIAS_TAG}{alias}")
+
+    def contents(self, task: str | None = None) -> MlflowContents:
+        """What MLflow holds of ours now: all, or what is of one task."""
+        return MlflowContents.read(self._client, self._experiment_id, task)
 
     def picture_url(self, run_id: str, tracking_uri: str) -> str:
         """Where a person finds the run's learning curve: a file, or a page of the server."""
@@ -76,8 +102,22 @@ class MlflowProjection:
         return str(experiment.experiment_id)
 
     def _find_run(self, version: PromptVersion) -> Any | None:
-        runs = self._client.search_runs([self._experiment_id], _tagged(version), max_results=1)
-        return runs[0] if runs else None
+        runs = self._runs(version)
+        if runs:
+            return next((run for run in runs if run.info.run_id == version.run_id), runs[0])
+        from mlflow.entities import ViewType
+
+        for run in self._runs(version, ViewType.DELETED_ONLY):
+            if run.info.run_id == version.run_id:
+                self._client.restore_run(run.info.run_id)
+                return run
+        return None
+
+    def _runs(self, version: PromptVersion, view: int = 1) -> list[Any]:
+        """The version's runs, in a fixed order; by default those that are not deleted."""
+        query = ([self._experiment_id], _tagged(version), view)
+        order = ["attributes.run_id ASC"]
+        return list(self._client.search_runs(*query, max_results=100, order_by=order))
 
     def _create_run(self, version: PromptVersion) -> Any:
         return self._client.create_run(
@@ -117,14 +157,30 @@ class MlflowProjection:
         if "sweep" in version.artifacts:
             self._artifacts.fetch(version.artifacts["sweep"].digest, folder / "sweep.json")
 
-    def _find_model_version(self, version: PromptVersion) -> Any | None:
+    def _find_model_version(self, version: PromptVersion, run_id: str) -> Any | None:
+        """The model version of this run: one of a run that is gone has lost its files."""
+        found = [each for each in self._model_versions(version) if each.run_id == run_id]
+        linked = (each for each in found if str(each.version) == version.model_version)
+        return next(linked, found[0] if found else None)
+
+    def _model_versions(self, version: PromptVersion) -> list[Any]:
         query = f"name = '{version.task}' and {_tagged(version)}"
-        found = self._client.search_model_versions(query, max_results=1)
-        return found[0] if found else None
+        found = self._client.search_model_versions(query, max_results=100)
+        return sorted(found, key=lambda each: int(each.version))
+
+    def _move_aliases(self, model: Any, model_version: str) -> None:
+        aliases = self._client.get_registered_model(model.name).aliases
+        for alias in [
+            name for name, number in aliases.items() if str(number) == str(model.version)
+        ]:
+            self._client.set_registered_model_alias(model.name, alias, model_version)
 
     def _create_model_version(self, version: PromptVersion, run: Any) -> Any:
-        self._ensure_model(version.task)
-        return self._client.create_model_version(
+        """Under the task's registered model, which is made with its first version."""
+        from mlflow.exceptions import MlflowException
+
+        create = partial(
+            self._client.create_model_version,
             version.task,
             source=run.info.artifact_uri,
             run_id=run.info.run_id,
@@ -132,18 +188,14 @@ class MlflowProjection:
             description=describe(version),
             await_creation_for=0,
         )
-
-    def _ensure_model(self, task: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        if task in self._known_models:
-            return
         try:
-            self._client.create_registered_model(task, description=f"Tutti's prompts for {task}")
+            return create()
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-        self._known_models.add(task)
+        description = f"Tutti's prompts for {version.task}"
+        self._client.create_registered_model(version.task, description=description)
+        return create()
 
 
 def _tagged(version: PromptVersion) -> str:
@@ -151,7 +203,7 @@ def _tagged(version: PromptVersion) -> str:
     return f"tags.`{REF_TAG}` = '{version.ref}' and tags.`{DIGEST_TAG}` = '{version.digest}'"
 
 
-def _is_mlflow_alias(alias: str) -> bool:
+def is_mlflow_alias(alias: str) -> bool:
     """MLflow has no '.' in aliases, and keeps 'latest' and 'v7' for itself."""
     return bool(re.fullmatch(r"[\w-]+", alias)) and not re.fullmatch(r"latest|v\d+", alias)
 

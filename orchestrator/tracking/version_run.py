@@ -17,6 +17,8 @@ MAX_POINTS = 1000
 #: Series are named apart from the version's metrics, which are those of its best step.
 SERIES_PREFIX = "training/"
 REF_TAG, DIGEST_TAG, BASE_TAG = "tutti.ref", "tutti.digest", "tutti.base"
+#: Of a registered model, for aliases that MLflow cannot have: its value is TASK@NUMBER.
+ALIAS_TAG = "tutti.alias."
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def time_span_ms(version: PromptVersion) -> tuple[int, int]:
 def version_json(version: PromptVersion) -> str:
     """The registered version as JSON, without what may still change."""
     value = asdict(version)
-    for name in ("aliases", "run_id", "model_version"):
+    for name in ("aliases", "description", "tags", "run_id", "model_version"):
         value.pop(name)
     return json.dumps(
         value | {"created_at": version.created_at.isoformat()}, indent=2, ensure_ascii=False

@@ -1,10 +1,14 @@
 """Measures the machine it runs on: what workers there have to themselves."""
 
+import platform
+import re
+from functools import cache
 from pathlib import Path
 
 from orchestrator.domain.gang import Node
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def measure_node(num_cpus: int, has_gpu: bool) -> Node:
@@ -24,6 +28,20 @@ def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     except OSError:
         return free
     return min(free, max(0, int(limit) - used + cached))
+
+
+@cache
+def hardware_line(cpuinfo: Path = _CPUINFO) -> str:
+    """What this process computes on, for people: its GPU, if it has one, or its processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    names = re.findall(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    threads = torch.get_num_threads()
+    name = ", ".join(sorted(set(names))) or platform.machine()
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _fields(file: Path) -> dict[str, int]:

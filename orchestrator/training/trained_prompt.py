@@ -2,12 +2,19 @@
 
 import json
 from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from platform import python_version
 
 from encoders.files.weights_file import dump_tensors
 from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.gang import TaskOrder
 from orchestrator.domain.prompt_version import Lineage, TrainedPrompt
+from orchestrator.training.node import hardware_line
 from orchestrator.training.task_run import TaskRun
+
+#: What a result may depend on beside the code.
+PACKAGES = ("torch", "transformers", "deepspeed", "ray")
 
 
 def store_trained_prompt(
@@ -85,4 +92,14 @@ def _lineage(run: TaskRun, order: TaskOrder, code_version: str) -> Lineage:
         seed=run.trainer.spec.training.seed,
         code_version=code_version,
         job=order.job_id,
+        packages=_packages(),
+        hardware=hardware_line(),
     )
+
+
+@cache
+def _packages() -> dict[str, str]:
+    found = {
+        each.name: each.version for name in PACKAGES for each in metadata.distributions(name=name)
+    }
+    return {"python": python_version(), **found}

@@ -205,6 +205,16 @@ def test_an_interrupt_puts_the_jobs_back(new_home: Any, undisturbed: dict[str, A
     assert leftovers(home) == set()
 
 
+SWEEP = {"over": {"training.learning_rate": [0.03, 0.01, 0.003]}}
+BETTER = "accuracy > incumbent.accuracy"
+
+
+def array(home: Home) -> list[dict[str, Any]]:
+    """The jobs of the one array."""
+    jobs: list[dict[str, Any]] = home.json("jobs", "list", "--task", "swept")
+    return jobs
+
+
 @dataclass(frozen=True)
 class Crowd:
     """One training that much happens in: `said` is what it told, `seen` the states in which jobs
@@ -218,13 +228,14 @@ class Crowd:
 @pytest.fixture(scope="module")
 def crowd(new_home: Any) -> Crowd:
     """Two tasks are trained beside one whose loss is soon no number, one that is cancelled while
-    its gang starts, and one without end. When all train, another process submits one more; when
-    that is done, the one without end is cancelled."""
+    its gang starts, and one without end. When all train, another process submits one more and an
+    array; when these are done, the one without end is cancelled."""
     home: Home = new_home("crowd", TUTTI_CHECKPOINT_S="1")
     endless = write_task(home.tasks, "endless", training={**LONG, "steps": 1_000_000})
     early = write_task(home.tasks, "early", training=LONG)
     bad = write_task(home.tasks, "bad", training={**LONG, "learning_rate": 1e30})
     late = write_task(home.tasks, "late")
+    swept = write_task(home.tasks, "swept", sweep=SWEEP, promote={"when": BETTER})
     process = start(home, "train", *write_tasks(home), bad, early, endless)
     seen = {}
     try:
@@ -235,7 +246,10 @@ def crowd(new_home: Any) -> Crowd:
         wait_for(process, r"task-0: step \d+/")
         submitted = home.tutti("submit", late)
         assert submitted.returncode == 0, submitted.stderr
+        submitted = home.tutti("submit", swept, "--array")
+        assert submitted.returncode == 0, submitted.stderr
         until(lambda: states(home)["late"] == "succeeded", "the late job is done")
+        until(lambda: {job["state"] for job in array(home)} == {"succeeded"}, "the array is done")
         until(lambda: {states(home)[t] for t in TASKS} == {"succeeded"}, "the tasks are done")
         seen["endless"] = states(home)["endless"]
         cancelled = home.tutti("jobs", "cancel", job_id(home, "endless"))
@@ -268,6 +282,21 @@ def test_a_job_of_another_process_is_taken_into_the_running_gang(crowd: Crowd) -
     assert [each["gang"] for each in shown["attempts"]] == [gang["name"]]
     assert shown["state"] == "succeeded"
     assert shown["version"] == 1
+
+
+def test_the_jobs_of_an_array_train_side_by_side_and_the_best_is_promoted(crowd: Crowd) -> None:
+    home = crowd.home
+    jobs = array(home)
+    spans = [(job["started_at"], job["finished_at"]) for job in jobs]
+    assert max(start for start, _ in spans) < min(end for _, end in spans)
+    assert sorted(job["version"] for job in jobs) == [1, 2, 3]
+    versions = home.json("prompts", "list", "--task", "swept")
+    best = max(version["metrics"]["accuracy"] for version in versions)
+    (promoted,) = [version for version in versions if version["aliases"]]
+    assert promoted["metrics"]["accuracy"] == best
+    shown = home.tutti("jobs", "show", jobs[0]["array"]["array"])
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("succeeded") == 3
 
 
 def test_a_job_is_cancelled_in_every_state_that_has_no_end(crowd: Crowd) -> None:

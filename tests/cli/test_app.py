@@ -12,8 +12,11 @@ SUBCOMMANDS = {
     "base": ("add", "list", "show"),
     "jobs": ("list", "show", "logs", "cancel", "retry", "pause", "resume", "set-priority", "quota"),
     "gangs": ("list", "drain"),
-    "prompts": ("list", "show", "promote"),
+    "prompts": (
+        *("list", "show", "promote", "rollback", "history", "at", "approve", "tag", "describe"),
+    ),
     "batch": ("run",),
+    "mlflow": ("sync",),
     "db": ("upgrade", "current"),
 }
 EVERY_COMMAND = [
@@ -112,6 +115,15 @@ def test_the_version_is_shown(run: Run) -> None:
         ["prompts", "show"],
         ["prompts", "list", "--limit", "-1"],
         ["prompts", "promote"],
+        ["prompts", "promote", "colour@1", "--if-current", "-1"],
+        ["prompts", "promote", "colour@1", "--if-current", "production"],
+        ["prompts", "rollback"],
+        ["prompts", "history"],
+        ["prompts", "history", "colour", "--limit", "0"],
+        ["prompts", "at"],
+        ["prompts", "approve"],
+        ["prompts", "tag", "colour@1"],
+        ["prompts", "describe", "colour@1"],
         ["batch", "run"],
         ["batch", "run", "--input", "x.jsonl"],
         ["db", "nonsense"],

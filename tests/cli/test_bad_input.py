@@ -130,7 +130,7 @@ BAD_INPUT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     ),
     "bad gate": (
         with_spec(promote={"when": "__import__('os').getcwd() > 1"}),
-        ("colour.yaml:", "promote.when: ", "is not a metric or number"),
+        ("colour.yaml:", "promote.when: ", "is not a metric"),
     ),
     "numeric alias": (
         with_spec(promote={"alias": "7"}),

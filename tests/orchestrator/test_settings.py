@@ -76,6 +76,9 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_CONTEXT_DTYPE": "bfloat16",
         "TUTTI_CHECKPOINT_S": "2.5",
         "TUTTI_LEASE_S": "7.5",
+        "TUTTI_CACHE_TTL_S": "5",
+        "TUTTI_WORKER_THREADS": "2",
+        "TUTTI_MLFLOW_DRIFT": "revert",
     }
     assert {f"TUTTI_{name.upper()}" for name in Settings.model_fields} == set(environ)
     settings = read_settings(environ, cwd)
@@ -88,7 +91,8 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert (settings.device_memory_gb, settings.max_positions) == (11.5, 4096)
     assert (settings.context_memory_mb, settings.context_disk_mb) == (512, 2048)
     assert settings.context_dtype == "bfloat16"
-    assert settings.checkpoint_s == 2.5
+    assert (settings.checkpoint_s, settings.cache_ttl_s) == (2.5, 5)
+    assert settings.mlflow_drift == "revert"
     assert settings.database_url == "postgresql://db/tutti"
     assert settings.ray_address == "ray://head:10001"
 

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.domain.digest import digest_file
 from orchestrator.domain.errors import InvalidData, InvalidInput, InvalidSpec, UnknownName
+from orchestrator.domain.job import JobOptions
 from orchestrator.sdk import Tutti
 from orchestrator.settings import read_settings
 from orchestrator.submission import check_task, store_task
@@ -189,6 +190,27 @@ def test_a_sweep_is_one_job_with_the_work_of_all_its_trials(tutti: Tutti, tasks:
     assert len(tutti.job(swept.job.id).submission.spec.trials()) == 4
     (again,) = tutti.submit([write_task(tasks, "swept", sweep={"over": over})])
     assert not again.is_new
+
+
+def test_a_sweep_as_an_array_is_a_job_for_each_trial(tutti: Tutti, tasks: Path) -> None:
+    sweep = {"over": {"training.batch_size": [2, 4]}}
+    spec = write_task(tasks, "swept", sweep=sweep, promote=None)
+    (whole,) = tutti.submit([spec])
+    array = tutti.submit([spec], as_arrays=True)
+    assert [each.is_new for each in array] == [True, True]
+    jobs = [each.job for each in array]
+    assert [job.submission.spec.training.batch_size for job in jobs] == [2, 4]
+    small, large = (job.submission.num_positions for job in jobs)
+    assert large == 2 * small
+    assert small + large == whole.job.submission.num_positions
+    place = jobs[0].submission.place
+    assert place is not None
+    assert [job.id for job in tutti.array(place.array)] == [job.id for job in jobs]
+    again = tutti.submit([spec], as_arrays=True)
+    assert [(each.job.id, each.is_new) for each in again] == [(job.id, False) for job in jobs]
+    with pytest.raises(InvalidInput, match="would make one job of an array"):
+        tutti.submit([spec], options=JobOptions(key="mine"), as_arrays=True)
+    assert {each.array for each in tutti.parts.jobs.ready()} == {None, place.array}
 
 
 def test_every_trial_of_a_sweep_is_checked(tutti: Tutti, tasks: Path) -> None:

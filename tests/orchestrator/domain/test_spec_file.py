@@ -120,7 +120,7 @@ def test_a_whole_spec_is_read(tmp_path: Path) -> None:
             "sweep: 'encoder.typ' cannot be swept; did you mean 'encoder.type'? allowed are enc",
         ),
         ("accuracy >= 0.6", "accuracy =< 0.6", 13, "promote.when: cannot read the gate"),
-        ("accuracy >= 0.6", "open(1) > 2", 13, "'open(1)' is not a metric or number"),
+        ("accuracy >= 0.6", "open(1) > 2", 13, "'open(1)' is not a metric"),
         ("answer: continent", "answer: continent\ncandidates: [a]", 5, "candidates"),
         ("answer: continent", "answer: continent\ncandidates: [a, a]", 5, "listed twice"),
         ("answer: continent", "answer: continent\ncandidates: [yes, b]", 5, "found True"),

@@ -92,6 +92,12 @@ def test_hostile_text_in_versions_and_promotions(
     assert (moved.actor, moved.reason) == (text, text)
     outbox.link(version, hostile, hostile)
     assert registry.resolve(PromptRef("color", 1)).run_id == text
+    described = registry.describe(PromptRef("color", 1), hostile, text[:1000], {"x": text[:1000]})
+    assert (described.description, described.tags) == (text[:1000], {"x": text[:1000]})
+    assert {each.actor for each in registry.changes(PromptRef("color", 1))} == {text}
+    (approval,) = registry.approve(PromptRef("color", 1), hostile, hostile)
+    assert (approval.actor, approval.note) == (text, text)
+    assert registry.withdraw(PromptRef("color", 1), hostile) == []
     (item, _) = outbox.pending()
     outbox.failed(item.id, hostile)
     assert outbox.pending()[0].last_error == text

@@ -15,11 +15,13 @@ from sqlalchemy import inspect, text
 
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch
 from orchestrator.domain.job import JobOptions, Submission
+from orchestrator.domain.prompt_version import PromptRef, TrainedPrompt
 from orchestrator.domain.sweep import SweepSpec
 from orchestrator.domain.task_spec import ShardingSpec, TrainingSpec
 from orchestrator.registry import migrate
 from orchestrator.registry.database import Database
 from orchestrator.registry.job_queue import JobQueue
+from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.registry.tables import VERSION_TABLE, jobs, metadata
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -98,6 +100,23 @@ def test_jobs_of_the_older_schema_are_kept_and_can_be_planned(older_url: str) ->
     assert [job.options for job in found] == [JobOptions()] * 3
     assert [(a.holder, a.fault) for a in queue.attempts(planned[2].id)] == [("controller", None)]
     assert len(queue.reclaim(lambda holder: True)) == 1
+
+
+def test_promotions_of_the_older_schema_are_kept_and_can_be_rolled_back(
+    empty_url: str, trained: Callable[..., TrainedPrompt]
+) -> None:
+    migrate.upgrade(empty_url)
+    registry = PromptRegistry(Database(empty_url))
+    for number in (1, 2):
+        registry.register(trained(content=number))
+        registry.promote(PromptRef("color", number), "production", "ann", "why")
+    before = registry.list("color"), registry.history("color")
+    migrate.downgrade(empty_url, "0003")
+    migrate.upgrade(empty_url)
+    registry = PromptRegistry(Database.open(empty_url))
+    assert (registry.list("color"), registry.history("color")) == before
+    assert registry.rollback("color", "production", "ann").to_version == 1
+    assert registry.describe(PromptRef("color", 1), "ann", "old", {"a": "b"}).tags == {"a": "b"}
 
 
 def test_upgrade_of_an_older_schema_killed_half_way_leaves_it(older_url: str) -> None:

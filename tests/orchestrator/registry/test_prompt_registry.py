@@ -143,7 +143,7 @@ def test_refused_promotion_says_both_numbers_and_moves_nothing(
     assert (len(registry.history("color")), outbox.num_pending()) == (1, num_items)
 
 
-def test_forced_promotion_moves_and_its_reason_says_so(
+def test_forced_promotion_moves_and_says_what_it_overrode(
     registry: PromptRegistry, trained: Trained
 ) -> None:
     register_all(registry, trained, 0.75, 0.5)
@@ -151,8 +151,12 @@ def test_forced_promotion_moves_and_its_reason_says_so(
     moved = registry.promote(
         PromptRef("color", 2), "production", "ann", "hotfix", gate=BETTER, force=True
     )
-    assert moved.reason.startswith("hotfix (forced although accuracy >= 0.6 is false: 0.5")
-    assert registry.history("color")[1].reason == ""
+    assert (moved.reason, moved.gate) == ("hotfix", BETTER.source)
+    assert moved.overrode == (
+        "accuracy >= 0.6 is false: 0.5 against 0.6; "
+        "accuracy > incumbent.accuracy is false: 0.5 against 0.75"
+    )
+    assert registry.history("color")[1].overrode is None  # the gate held: nothing was forced
 
 
 def test_unknown_references_say_what_exists(registry: PromptRegistry, trained: Trained) -> None:
@@ -165,7 +169,9 @@ def test_unknown_references_say_what_exists(registry: PromptRegistry, trained: T
         registry.promote(PromptRef("xyz", 1), "production", "ann")
     with pytest.raises(UnknownName, match="color has no version 3; it has 1 to 2"):
         registry.promote(PromptRef("color", 3), "production", "ann")
-    with pytest.raises(UnknownName, match=r"'production'; there is none yet\n.*tutti promote"):
+    with pytest.raises(
+        UnknownName, match=r"'production'; there is none yet\n.*tutti prompts promote color@2"
+    ):
         registry.resolve(PromptRef("color", "production"))
     registry.promote(PromptRef("color", 1), "production", "ann")
     with pytest.raises(UnknownName, match="did you mean 'production'"):

@@ -1,4 +1,5 @@
-"""Versions and promotions are history: the database itself refuses to change them."""
+"""Versions, promotions, approvals and changes of descriptions are history: the database itself
+refuses to change them."""
 
 from collections.abc import Callable
 
@@ -16,6 +17,10 @@ CHANGES = [
     "DELETE FROM prompt_versions",
     "UPDATE promotions SET actor = 'x'",
     "DELETE FROM promotions WHERE generation = 1",
+    "UPDATE approvals SET is_given = (1 = 0)",
+    "DELETE FROM approvals",
+    "UPDATE description_changes SET old = 'x'",
+    "DELETE FROM description_changes",
 ]
 
 
@@ -23,6 +28,8 @@ CHANGES = [
 def promoted(registry: PromptRegistry, trained: Callable[..., TrainedPrompt]) -> PromptRegistry:
     registry.register(trained())
     registry.promote(PromptRef("color", 1), "production", "ann")
+    registry.approve(PromptRef("color", 1), "bob")
+    registry.describe(PromptRef("color", 1), "ann", "first")
     return registry
 
 
@@ -38,7 +45,9 @@ def test_history_cannot_be_changed(database: Database, change: str) -> None:
 
 
 @pytest.mark.usefixtures("promoted")
-@pytest.mark.parametrize("table", ["prompt_versions", "promotions"])
+@pytest.mark.parametrize(
+    "table", ["prompt_versions", "promotions", "approvals", "description_changes"]
+)
 def test_history_cannot_be_replaced_or_emptied(
     database: Database, dialect: str, table: str
 ) -> None:

@@ -106,6 +106,36 @@ def test_a_base_that_must_be_split_takes_all_workers(
     assert order.max_workers == 4
 
 
+def test_a_split_base_waits_for_the_workers_it_takes_and_never_goes_on_with_fewer(
+    make_controller: MakeController,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    queue: JobQueue,
+    clock: Clock,
+) -> None:
+    def shard(fingerprint: str, *question: object) -> ShardPlan:
+        if fingerprint == BASE:
+            return ShardPlan(0, "none", "it is small")
+        return ShardPlan(3, "none", "it is large", min_workers=3)
+
+    controller = make_controller(shard=shard, limits=Limits(num_workers=4, grow_positions=1))
+    for name in ("a", "b"):
+        submit(name)
+    run(controller, clock, 1)
+    large = submit("large", OTHER)
+    run(controller, clock, 1)
+    assert len(launcher.gangs) == 1
+    assert queue.get(large.id).state == JobState.QUEUED
+    assert "it takes 3 workers, and 2 are free" in queue.log(large.id)[-1].text
+    launcher.gang.train()
+    clock.now += 60.0
+    run(controller, clock)
+    clock.now += 60.0
+    run(controller, clock)
+    orders = [gang.order for gang in launcher.gangs]
+    assert [order.min_workers for order in orders] == [1, 3]
+
+
 def test_a_base_that_fits_nowhere_fails_its_jobs_and_no_others(
     make_controller: MakeController,
     submit: Submit,

@@ -46,6 +46,16 @@ def test_a_base_that_does_not_fit_is_split() -> None:
     )
 
 
+def test_a_plan_says_how_few_workers_can_hold_the_base() -> None:
+    nodes = [Node(1, 24 * GB)] * 4
+    made = plan(LARGE, *nodes, num_workers=4, max_positions=256)
+    assert 1 < made.min_workers < 4
+    assert plan(LARGE, *nodes, num_workers=made.min_workers, max_positions=256).zero_stage == 3
+    with pytest.raises(TuttiError):
+        plan(LARGE, *nodes, num_workers=made.min_workers - 1, max_positions=256)
+    assert plan(SMALL, LAPTOP).min_workers == 1
+
+
 def test_fewer_tasks_leave_more_memory_to_each_whole_base() -> None:
     node = Node(4, 40 * GB)
     assert plan(LARGE, node, num_whole=1, max_positions=256).zero_stage == 0

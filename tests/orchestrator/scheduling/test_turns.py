@@ -51,6 +51,14 @@ def test_a_task_has_one_job_at_a_time() -> None:
     assert serve(Turns(jobs, [queued("0", task="colour", gang="g")], [])) == ["3"]
 
 
+def test_the_jobs_of_one_array_go_side_by_side() -> None:
+    jobs = [queued(f"{i}", task="colour", array="array-1") for i in range(3)]
+    other = [queued("other", task="colour", array="array-2"), queued("plain", task="colour")]
+    assert serve(Turns([*jobs, *other], [], [])) == ["0", "1", "2"]
+    assert serve(Turns([*other, *jobs], [], [])) == ["other"]
+    assert serve(Turns(jobs, [queued("held", task="colour", gang="g")], [])) == []
+
+
 def test_what_is_offered_and_not_taken_charges_nobody() -> None:
     jobs = [queued(f"{i}") for i in range(3)]
     turns = Turns(jobs, [], [Quota("ann", max_running=1)])

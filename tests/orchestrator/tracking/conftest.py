@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +33,39 @@ def outbox(registry: MemoryRegistry) -> MemoryOutbox:
     return MemoryOutbox(registry)
 
 
-@pytest.fixture
-def make_trained(artifacts: ArtifactStore) -> Callable[[str, int], TrainedPrompt]:
+def make_trained(artifacts: ArtifactStore, task: str, seed: int) -> TrainedPrompt:
     """What training hands over for one task; `seed` makes it different."""
+    return TrainedPrompt(
+        task=task,
+        config={
+            "num_virtual_tokens": 10,
+            "metric": "accuracy",
+            "candidates": ["Asia", "Europe"],
+            "encoder": {"type": "mlp", "hidden_size": 128},
+        },
+        metrics={"accuracy": 0.776, "loss": 0.71, "manual_accuracy": 0.653}
+        | {"held_out_rows": 124.0, "seconds": 30.0},
+        artifacts={
+            "encoder": artifacts.put_bytes(f"encoder {task} {seed}".encode()),
+            "prompt_embeddings": artifacts.put_bytes(b"embeddings"),
+            "curve": artifacts.put_bytes(json.dumps(tiny_curve()).encode()),
+        },
+        lineage=Lineage(
+            base="smollm2-135m",
+            base_fingerprint="f" * 64,
+            datasets={"train": "1" * 64, "eval": "2" * 64},
+            num_rows={"train": 123, "eval": 124},
+            spec_digest="3" * 64,
+            seed=seed,
+            code_version="0.1.0",
+            job="job-1",
+        ),
+    )
 
-    def make(task: str, seed: int) -> TrainedPrompt:
-        return TrainedPrompt(
-            task=task,
-            config={
-                "num_virtual_tokens": 10,
-                "metric": "accuracy",
-                "candidates": ["Asia", "Europe"],
-                "encoder": {"type": "mlp", "hidden_size": 128},
-            },
-            metrics={"accuracy": 0.776, "loss": 0.71, "manual_accuracy": 0.653}
-            | {"held_out_rows": 124.0, "seconds": 30.0},
-            artifacts={
-                "encoder": artifacts.put_bytes(f"encoder {task} {seed}".encode()),
-                "prompt_embeddings": artifacts.put_bytes(b"embeddings"),
-                "curve": artifacts.put_bytes(json.dumps(tiny_curve()).encode()),
-            },
-            lineage=Lineage(
-                base="smollm2-135m",
-                base_fingerprint="f" * 64,
-                datasets={"train": "1" * 64, "eval": "2" * 64},
-                num_rows={"train": 123, "eval": 124},
-                spec_digest="3" * 64,
-                seed=seed,
-                code_version="0.1.0",
-                job="job-1",
-            ),
-        )
 
-    return make
+@pytest.fixture(name="make_trained")
+def make_trained_here(artifacts: ArtifactStore) -> Callable[[str, int], TrainedPrompt]:
+    return partial(make_trained, artifacts)
 
 
 @pytest.fixture

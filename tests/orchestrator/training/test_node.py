@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from orchestrator.training.node import free_memory, measure_node
+from orchestrator.training.node import free_memory, hardware_line, measure_node
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:  1000 kB\nMemAvailable:   20000000 kB\nHuge: 0\n"
 
@@ -45,3 +46,13 @@ def test_a_containers_limit_counts_less_what_it_uses_and_cannot_drop(
     stat = "anon 300\ninactive_file 100\n"
     folder = cgroup(tmp_path, max=limit, current="400\n", stat=stat)
     assert free_memory(meminfo, folder) == expected
+
+
+def test_hardware_is_one_line_with_the_processors_name(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor : 0\nmodel name\t: Zen 9 \n\nprocessor : 1\nmodel name\t: Zen 9\n"
+    )
+    assert re.fullmatch(r"Zen 9, \d+ threads?", hardware_line(cpuinfo))
+    assert re.fullmatch(r"\w+, \d+ threads?", hardware_line(tmp_path / "none"))
+    assert "\n" not in hardware_line()

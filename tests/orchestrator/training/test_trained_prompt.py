@@ -14,6 +14,7 @@ from orchestrator.domain.digest import digest_json
 from orchestrator.domain.gang import TaskOrder
 from orchestrator.domain.prompt_version import PromptVersion, TrainedPrompt
 from orchestrator.inference.served_prompt import ServedPrompt
+from orchestrator.training.node import hardware_line
 from orchestrator.training.prompt_module import build_prompt
 from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_data import encode_task, max_row_length
@@ -128,6 +129,9 @@ def test_lineage_says_where_it_came_from(
     assert lineage.num_rows == {"train": 10, "eval": 5}
     assert lineage.spec_digest == run.trainer.spec.digest()
     assert (lineage.seed, lineage.code_version, lineage.job) == (1, "0.1.0+g1", "job-colour")
+    assert lineage.packages["torch"] == torch.__version__
+    assert {"python", "transformers", "deepspeed", "ray"} < lineage.packages.keys()
+    assert lineage.hardware == hardware_line()
 
 
 def test_the_same_training_is_the_same_content(

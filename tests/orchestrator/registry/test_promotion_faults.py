@@ -1,0 +1,236 @@
+"""Many processes move one alias at once, and a mover is killed (SIGKILL) at each of its statements:
+the history stays one chain, and whoever comes after finds all of a move or nothing of it.
+
+TUTTI_HISTORY_S is how long the processes go on (a minute for a thorough look).
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.engine.default import DefaultDialect
+
+from orchestrator.domain.errors import AliasMoved, InvalidInput
+from orchestrator.domain.prompt_version import Promotion, PromptRef, TrainedPrompt
+from orchestrator.registry.database import Database
+from orchestrator.registry.outbox import Outbox
+from orchestrator.registry.prompt_registry import PromptRegistry
+from orchestrator.registry.tables import aliases
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+NUM_PROCESSES = 64
+NUM_VERSIONS = 5
+HISTORY_S = float(os.environ.get("TUTTI_HISTORY_S", "10"))
+FORK = multiprocessing.get_context(
+    "fork"
+)  # starting 64 interpreters would take longer than the test
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    """A database whose connections do not outlast the block: none must cross a fork."""
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def url(database_url: str, trained: Callable[..., TrainedPrompt]) -> str:
+    """A database with color@1 to color@5."""
+    with opened(database_url) as database:
+        for number in range(NUM_VERSIONS):
+            PromptRegistry(database).register(trained(content=number))
+    return database_url
+
+
+def check_history(database: Database, alias: str) -> list[Promotion]:
+    """Every move has exactly one predecessor, rollbacks went where they had to, alias and outbox
+    say the same; the moves, oldest first."""
+    registry = PromptRegistry(database)
+    moves = registry.history("color", alias)[::-1]
+    assert [move.generation for move in moves] == list(range(1, len(moves) + 1))
+    assert [move.from_version for move in moves] == [None, *(m.to_version for m in moves)][:-1]
+    stack: list[Promotion] = []
+    for move in moves:
+        if move.restores is None:
+            stack.append(move)
+        else:
+            stack.pop()
+            assert (move.restores, move.to_version) == (stack[-1].generation, stack[-1].to_version)
+    with database.read() as connection:
+        query = select(aliases.c.generation).where(aliases.c.alias == alias)
+        assert connection.execute(query).scalar_one() == len(moves)
+    assert registry.resolve(PromptRef("color", alias)).number == moves[-1].to_version
+    told = [item.payload for item in Outbox(database).pending(10**6) if "alias" in item.payload]
+    numbers = [payload["number"] for payload in told if payload["alias"] == alias]
+    assert numbers == [move.to_version for move in moves]
+    return moves
+
+
+def move_about(url: str, name: str, report: Path) -> None:
+    """Move the alias to and fro until the time is over; report the moves that were answered."""
+    chance = random.Random(name)
+    end = time.monotonic() + HISTORY_S
+    answered: dict[int, int] = {}
+    refused = 0
+    with opened(url) as database:
+        registry = PromptRegistry(database)
+        while time.monotonic() < end:
+            seen = registry.resolve(PromptRef("color", "production")).number
+            believed = seen if chance.random() < 0.3 else None
+            try:
+                if chance.random() < 0.4:
+                    move = registry.rollback("color", "production", name, if_current=believed)
+                else:
+                    ref = PromptRef("color", chance.randint(1, NUM_VERSIONS))
+                    move = registry.promote(ref, "production", name, if_current=believed)
+            except (AliasMoved, InvalidInput):  # it was elsewhere, or at its first version
+                refused += 1
+                continue
+            if move.actor == name:
+                answered[move.generation] = move.to_version
+    report.write_text(json.dumps({"answered": sorted(answered.items()), "refused": refused}))
+
+
+def test_64_processes_that_move_an_alias_make_one_chain_and_lose_no_move(
+    url: str, tmp_path: Path
+) -> None:
+    with opened(url) as database:
+        PromptRegistry(database).promote(PromptRef("color", 1), "production", "first")
+    names = [f"mover-{number}" for number in range(NUM_PROCESSES)]
+    movers = [FORK.Process(target=move_about, args=(url, n, tmp_path / n)) for n in names]
+    for mover in movers:
+        mover.start()
+    for mover in movers:
+        mover.join()
+    assert [mover.exitcode for mover in movers] == [0] * NUM_PROCESSES
+    with opened(url) as database:
+        moves = check_history(database, "production")
+    reports = {name: json.loads((tmp_path / name).read_text()) for name in names}
+    answered = {name: [tuple(each) for each in reports[name]["answered"]] for name in names}
+    for name in names:
+        made = [(move.generation, move.to_version) for move in moves if move.actor == name]
+        assert made == answered[name]
+    num_rollbacks = sum(move.restores is not None for move in moves)
+    num_refused = sum(report["refused"] for report in reports.values())
+    print(f"{len(moves)} moves, {num_rollbacks} of them rollbacks, {num_refused} refused")
+    assert num_rollbacks > 10 < len(moves) - num_rollbacks
+
+
+Act = Callable[[PromptRegistry, str], Promotion]
+
+
+def first_promotion(registry: PromptRegistry, alias: str) -> Promotion:
+    return registry.promote(PromptRef("color", 3), alias, "ann", if_current=0)
+
+
+def promotion(registry: PromptRegistry, alias: str) -> Promotion:
+    return registry.promote(PromptRef("color", 3), alias, "ann", if_current=2)
+
+
+def rollback(registry: PromptRegistry, alias: str) -> Promotion:
+    return registry.rollback("color", alias, "ann", if_current=2)
+
+
+#: What is done, what the alias had pointed at before, and where it is after.
+ACTS: list[tuple[Act, list[int], int]] = [
+    (first_promotion, [], 3),
+    (promotion, [1, 2], 3),
+    (rollback, [1, 2], 1),
+]
+
+
+def where_killed(work: Callable[[], object], number: int, when: str) -> str | None:
+    """Do `work` in a process that kills itself `when` ("before", "after") it makes its `number`-th
+    statement or commit: at which. None: there were not so many, and the work is done."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _arm(number, when, write)
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(write)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(read) as told:
+        where = told.read()
+    assert status == (signal.SIGKILL if where else 0), (status, where)
+    return where or None
+
+
+def _arm(number: int, when: str, report: int) -> None:
+    numbers = itertools.count()
+
+    def die_at(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def armed(*given: Any, **named: Any) -> Any:
+            is_it = next(numbers) == number
+            if is_it and when == "before":
+                die(f"before {name}")
+            answer = call(*given, **named)
+            if is_it:
+                die(f"after {name}")
+            return answer
+
+        return armed
+
+    def die(where: str) -> None:
+        os.write(report, where.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("do_execute", "do_commit"):
+        setattr(DefaultDialect, name, die_at(name, getattr(DefaultDialect, name)))
+
+
+@pytest.mark.parametrize(("act", "before", "after"), ACTS, ids=lambda x: getattr(x, "__name__", ""))
+def test_mover_killed_at_any_statement_has_moved_or_has_not_and_a_repeat_is_safe(
+    url: str, act: Act, before: list[int], after: int
+) -> None:
+    met: Counter[str] = Counter()
+    outcomes: set[bool] = set()
+    for number, when in itertools.product(range(1000), ("before", "after")):
+        alias = f"{when}-{number}"
+        with opened(url) as database:
+            for each in before:
+                PromptRegistry(database).promote(PromptRef("color", each), alias, "ann")
+
+        def work(alias: str = alias) -> None:
+            with opened(url) as database:
+                act(PromptRegistry(database), alias)
+
+        where = where_killed(work, number, when)
+        with opened(url) as database:
+            registry = PromptRegistry(database)
+            has_moved = len(registry.history("color", alias)) > len(before)
+            assert has_moved or where != "after do_commit", number
+            if has_moved or before:
+                check_history(database, alias)
+            try:
+                assert act(registry, alias).to_version == after
+            except AliasMoved:  # it is where the rollback brought it
+                assert (act, has_moved) == (rollback, True)
+            moves = check_history(database, alias)
+        assert [move.to_version for move in moves] == [*before, after]
+        if where is None:
+            break
+        met[where] += 1
+        outcomes.add(has_moved)
+    assert outcomes == {True, False}
+    assert {"before do_commit", "after do_commit"} < met.keys()
+    assert min(met["before do_execute"], met["after do_execute"]) > 5
