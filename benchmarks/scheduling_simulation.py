@@ -20,16 +20,8 @@ from typing import Any
 from benchmarks.machine import Surroundings, machine_notes
 from benchmarks.report import at_most, document, table, write_results
 from orchestrator.domain.job import QueuedJob
-from orchestrator.scheduling.gang_plan import (
-    AdmitJobs,
-    Decision,
-    DrainGang,
-    GangKey,
-    GangView,
-    Limits,
-    StartGang,
-    plan,
-)
+from orchestrator.scheduling.decisions import AdmitJobs, Decision, DrainGang, GangKey, StartGang
+from orchestrator.scheduling.gang_plan import GangView, Limits, plan
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 MAX_PLAN_S = 1.0

@@ -12,16 +12,9 @@ from datetime import UTC, datetime
 
 from orchestrator.registry.errors import DatabaseUnavailable
 from orchestrator.registry.leadership import Leadership
+from orchestrator.scheduling.decisions import AdmitJobs, CloseGang, Decision, StartGang, WithdrawJob
 from orchestrator.scheduling.gang_keeper import GangKeeper
-from orchestrator.scheduling.gang_plan import (
-    AdmitJobs,
-    CloseGang,
-    Decision,
-    Limits,
-    StartGang,
-    WithdrawJob,
-    plan,
-)
+from orchestrator.scheduling.gang_plan import Limits, plan
 from orchestrator.scheduling.gang_starter import Cluster, ControllerOptions, GangStarter
 from orchestrator.scheduling.ledger import Counters, Ledger
 
@@ -181,7 +174,8 @@ class Controller:
         if not ready:  # nobody waits: only gangs without work are looked at
             return plan((), (), (), gangs, self._options.limits, datetime.now(UTC))
         held, quotas = queue.held(), queue.quotas()
-        return plan(ready, held, quotas, gangs, self._limits(), queue.now())
+        limits, needs = self._limits(), self._starter.min_workers
+        return plan(ready, held, quotas, gangs, limits, queue.now(), needs)
 
     def _limits(self) -> Limits:
         """The limits, given the processors there are now and what other controllers' gangs have."""

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from orchestrator.domain.gang import Gang, GangOrder, GangStatus, StageReached, TaskEvent
 from orchestrator.domain.job import Fault, Job, Lease
-from orchestrator.scheduling.gang_plan import GangKey, GangView
+from orchestrator.scheduling.decisions import GangKey
+from orchestrator.scheduling.gang_plan import GangView
 from orchestrator.scheduling.held_jobs import HeldJobs
 from orchestrator.scheduling.ledger import Ledger
 

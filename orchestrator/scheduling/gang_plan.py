@@ -8,28 +8,27 @@ others with theirs. A job that was unlucky twice gets a gang of its own, for it 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 from orchestrator.domain.job import QueuedJob, Quota
+from orchestrator.scheduling.decisions import (
+    AdmitJobs,
+    CloseGang,
+    Decision,
+    DrainGang,
+    GangKey,
+    StartGang,
+    WithdrawJob,
+)
 from orchestrator.scheduling.turns import Turns
 
 #: Jobs in a row that find no place before planning stops looking.
 LOOK_AHEAD = 1000
 #: The machine's faults in a row after which a job trains alone.
 SUSPECT_FAULTS = 2
-
-
-@dataclass(frozen=True)
-class GangKey:
-    """What jobs of a gang have in common. `zero_stage` is None where neither spec nor setting
-    says one: the base's size does. `suspect` is the job of a gang that has one job alone."""
-
-    base_fingerprint: str
-    zero_stage: int | None
-    shares_rows: bool = False
-    suspect: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,51 +60,6 @@ class Limits:
     turn_s: float = 300.0
     idle_s: float = 60.0
     zero_stage: int | None = None
-
-
-@dataclass(frozen=True)
-class StartGang:
-    """Start a gang and admit these jobs."""
-
-    key: GangKey
-    num_workers: int
-    job_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AdmitJobs:
-    """Admit these jobs to a gang that is up."""
-
-    gang: str
-    job_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WithdrawJob:
-    """Put a job of a gang back into the queue, with its checkpoint."""
-
-    gang: str
-    job_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class CloseGang:
-    """Admit nothing more; the gang ends with its last job."""
-
-    gang: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class DrainGang:
-    """Put the gang's jobs back into the queue, with their checkpoints, and end it."""
-
-    gang: str
-    reason: str
-
-
-Decision = StartGang | AdmitJobs | WithdrawJob | CloseGang | DrainGang
 
 
 @dataclass
@@ -156,10 +110,12 @@ def plan(
     gangs: Sequence[GangView],
     limits: Limits,
     now: datetime,
+    min_workers: Mapping[GangKey, int] = MappingProxyType({}),
 ) -> list[Decision]:
     """The decisions for this moment. `ready` are the queued jobs that may start (by priority, then
-    age), `held` those that gangs have; `now` is on the clock of `created_at`."""
-    planning = _Planning(held, gangs, limits)
+    age), `held` those that gangs have; `now` is on the clock of `created_at`. `min_workers`: of the
+    kinds whose base is known not to fit fewer."""
+    planning = _Planning(held, gangs, limits, min_workers, now)
     turns = Turns(ready, held, quotas)
     for job in turns:
         if planning.place(job):
@@ -174,9 +130,15 @@ class _Planning:
     """Places jobs one by one, and remembers which found no place."""
 
     def __init__(
-        self, held: Sequence[QueuedJob], gangs: Sequence[GangView], limits: Limits
+        self,
+        held: Sequence[QueuedJob],
+        gangs: Sequence[GangView],
+        limits: Limits,
+        min_workers: Mapping[GangKey, int],
+        now: datetime,
     ) -> None:
-        self._limits = limits
+        self._limits, self._min_workers, self._now = limits, min_workers, now
+        self._kept: QueuedJob | None = None  # whom the free workers are kept for
         self._free = limits.num_workers - sum(gang.num_workers for gang in gangs)
         self._places: dict[GangKey, list[_Place]] = {}
         by_name = {}
@@ -205,20 +167,34 @@ class _Planning:
 
     def _remember(self, key: GangKey, job: QueuedJob) -> None:
         """A job found no place. The first whose gangs are full has the next room in one of them:
-        smaller jobs that come later would keep a large one out for ever."""
+        smaller jobs that come later would keep a large one out for ever. One that needs more
+        workers than there are waits for a larger cluster, and nobody makes room."""
         places = self._places.get(key)
         if not places:
-            self.waiting.setdefault(key, job)
+            if self._min_workers.get(key, 1) <= self._limits.num_workers:
+                self.waiting.setdefault(key, job)
+                self._kept = self._kept or job
         elif key not in self.crowded:
             self.crowded[key] = job
             min(places, key=lambda p: p.positions / p.num_workers).is_reserved = True
+
+    def _may_grow(self, key: GangKey, job: QueuedJob) -> bool:
+        """Whether there are free workers for this kind of gang, and they are not kept for
+        another job."""
+        if self._free < self._min_workers.get(key, 1):
+            return False
+        if self._kept is None:
+            return True
+        waited_s = (self._now - self._kept.created_at).total_seconds()
+        return job.priority >= self._kept.priority and waited_s < self._limits.turn_s
 
     def _find(self, key: GangKey, job: QueuedJob) -> _Place | None:
         places = self._places.get(key, [])
         limits = self._limits
         calm_positions = min(limits.grow_positions, limits.step_positions)
         calm = [p for p in places if p.takes(job, calm_positions, limits.task_bytes)]
-        if self._free > 0 and (not calm or all(place.wants_worker for place in calm)):
+        wanted = not calm or all(place.wants_worker for place in calm)
+        if wanted and self._may_grow(key, job):
             return self._grow(key)
         busy = [p for p in places if p.takes(job, limits.step_positions, limits.task_bytes)]
         return min(calm or busy, key=lambda p: p.positions / p.num_workers, default=None)
@@ -226,7 +202,7 @@ class _Planning:
     def _grow(self, key: GangKey) -> _Place:
         """Give free workers to the gang that is being started, or to a new one: a gang that is up
         is not restarted for them. Where the base or the rows are split, all of them join."""
-        takes_all = key.zero_stage == 3 or key.shares_rows
+        takes_all = key.zero_stage == 3 or key.shares_rows or key in self._min_workers
         num_workers = self._free if takes_all else 1
         self._free -= num_workers
         places = self._places.setdefault(key, [])

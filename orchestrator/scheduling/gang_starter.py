@@ -22,8 +22,9 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.gang import GangLauncher, GangOrder
 from orchestrator.domain.job import Fault, QueuedJob
 from orchestrator.registry.errors import DatabaseUnavailable
+from orchestrator.scheduling.decisions import GangKey, StartGang
 from orchestrator.scheduling.gang_keeper import GangKeeper
-from orchestrator.scheduling.gang_plan import GangKey, Limits, StartGang, key_of
+from orchestrator.scheduling.gang_plan import Limits, key_of
 from orchestrator.scheduling.ledger import Ledger
 from orchestrator.scheduling.shard_plan import ShardPlan
 
@@ -68,6 +69,8 @@ class GangStarter:
         self._ledger, self._cluster, self._options = ledger, cluster, options
         self._num_failures = 0
         self._held_back: dict[GangKey, float] = {}  # until when
+        self._told: set[GangKey] = set()  # whose jobs know that they wait
+        self.min_workers: dict[GangKey, int] = {}  # of split bases, once they were looked at
 
     def is_held_back(self, job: QueuedJob) -> bool:
         """Whether a job's kind of gang could not be started a moment ago."""
@@ -108,6 +111,7 @@ class GangStarter:
             return None
         self._num_failures = 0
         self._held_back.pop(decision.key, None)
+        self._told.discard(decision.key)
         logger.info("gang is started", extra={"gang": order.name, "sharding": order.sharding})
         return GangKeeper(gang, order, decision.key, self._ledger)
 
@@ -119,15 +123,18 @@ class GangStarter:
         if claimed:
             keeper.admit(claimed)
 
-    def _order(self, decision: StartGang, others: Sequence[GangOrder]) -> GangOrder:
+    def _order(self, decision: StartGang, others: Sequence[GangOrder]) -> GangOrder | None:
         key, num_workers = decision.key, decision.num_workers
         sharding = self._cluster.shard(key.base_fingerprint, key.zero_stage, num_workers)
         if sharding.zero_stage == 3:  # the more hold it, the less each holds
             free = self._options.limits.num_workers - sum(other.max_workers for other in others)
             num_workers = max(num_workers, free)
-        if num_workers < sharding.min_workers:
+        if sharding.min_workers > 1:
+            self.min_workers[key] = sharding.min_workers
+        if num_workers < sharding.min_workers:  # planning knows it from now on, and makes room
             least = f"it takes {sharding.min_workers} workers, and {num_workers} are free"
-            raise ClusterUnavailable(f"{sharding.reason}; {least}")
+            self._tell(decision, f"{sharding.reason}; {least}")
+            return None
         return GangOrder(
             name=f"gang-{secrets.token_hex(4)}",
             base_fingerprint=key.base_fingerprint,
@@ -143,11 +150,16 @@ class GangStarter:
 
     def _hold_back(self, decision: StartGang, reason: str) -> None:
         """Try a gang later; its jobs wait and say why."""
-        if decision.key not in self._held_back:
-            told = [(job_id, f"waits: {reason}") for job_id in decision.job_ids]
-            self._ledger.queue.note(told)
-            logger.warning("gang has to wait", extra={"reason": reason})
+        self._tell(decision, reason)
         self._held_back[decision.key] = self._ledger.now() + HOLD_BACK_S
+
+    def _tell(self, decision: StartGang, reason: str) -> None:
+        """Tell jobs once why they wait."""
+        if decision.key in self._told:
+            return
+        self._told.add(decision.key)
+        self._ledger.queue.note([(job_id, f"waits: {reason}") for job_id in decision.job_ids])
+        logger.warning("gang has to wait", extra={"reason": reason})
 
     def _fail(self, job_ids: Sequence[str], reason: str) -> None:
         """Fail jobs that no gang can be started for."""

@@ -5,17 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain.job import QueuedJob, Quota
-from orchestrator.scheduling.gang_plan import (
+from orchestrator.scheduling.decisions import (
     AdmitJobs,
     CloseGang,
     DrainGang,
     GangKey,
-    GangView,
-    Limits,
     StartGang,
     WithdrawJob,
-    plan,
 )
+from orchestrator.scheduling.gang_plan import GangView, Limits, plan
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 A, B = GangKey("a", 0), GangKey("b", 0)
@@ -249,4 +247,44 @@ def test_a_job_that_was_unlucky_twice_trains_alone() -> None:
     assert plan(jobs, [], [], [], TWO, NOW) == [
         StartGang(GangKey("a", 0, suspect="bad"), 1, ("bad",)),
         StartGang(A, 1, ("0", "1")),
+    ]
+
+
+def test_a_base_that_is_split_waits_for_all_the_workers_it_takes() -> None:
+    limits, needs = replace(TWO, num_workers=4), {B: 3}
+    large = [queued("large", "b"), queued("later", "b")]
+    assert plan(large, [], [], [], limits, NOW, needs) == [StartGang(B, 4, ("large", "later"))]
+    busy, idle = GangView("busy", A, 2), GangView("idle", A, 2, idle_s=1.0)
+    working = held("x", "busy")
+    assert plan(large, [working], [], [busy], limits, NOW, needs) == []
+    assert plan(large, [working], [], [busy, idle], limits, NOW, needs) == [
+        CloseGang("idle", "others wait for its workers")
+    ]
+    urgent = [replace(job, priority=1) for job in large]
+    assert plan(urgent, [working], [], [busy], limits, NOW, needs) == [
+        DrainGang("busy", "a job of priority 1 needs its workers")
+    ]
+
+
+def test_workers_are_kept_for_a_split_base_that_is_more_urgent_or_has_waited_for_a_turn() -> None:
+    limits, needs = replace(TWO, num_workers=4, grow_positions=1.0), {B: 3}
+    gangs, working = [GangView("g", A, 2, age_s=10.0)], held("x", "g")
+    small = queued("small", "c")
+    large = queued("large", "b")
+    assert StartGang(GangKey("c", 0), 1, ("small",)) in plan(
+        [large, small], [working], [], gangs, limits, NOW, needs
+    )
+    for first in (
+        replace(large, priority=1),
+        replace(large, created_at=NOW - timedelta(seconds=limits.turn_s)),
+    ):
+        decisions = plan([first, small], [working], [], gangs, limits, NOW, needs)
+        assert not any(isinstance(each, StartGang) for each in decisions)
+
+
+def test_nobody_makes_room_for_a_base_that_needs_a_larger_cluster() -> None:
+    large, small = queued("large", "b", priority=9), queued("small")
+    gangs, working = [GangView("g", A, 2, idle_s=0.0)], held("x", "g")
+    assert plan([large, small], [working], [], gangs, TWO, NOW, {B: 3}) == [
+        AdmitJobs("g", ("small",))
     ]

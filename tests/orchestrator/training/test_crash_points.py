@@ -36,8 +36,8 @@ from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.lease_fence import HELD
 from orchestrator.registry.prompt_registry import PromptRegistry
+from orchestrator.scheduling.decisions import GangKey
 from orchestrator.scheduling.gang_keeper import GangKeeper
-from orchestrator.scheduling.gang_plan import GangKey
 from orchestrator.scheduling.ledger import Ledger
 from orchestrator.training.checkpoint import Checkpointer, load_checkpoint
 from orchestrator.training.rank_loop import RankLoop
