@@ -228,7 +228,7 @@ class FaultCluster:
         told = {job["task"]: (job["state"], job["version"], job["error"]) for job in jobs}
         assert told == dict.fromkeys(sorts, ("succeeded", 1, None))
         assert len(jobs) == len(sorts)
-        listed = [each["ref"] for each in self.json("prompts", "list")]
+        listed = [each["ref"] for each in self.json("prompts", "list", "--limit", 1000)]
         assert sorted(ref for ref in listed if ref.partition("@")[0] in sorts) == sorted(
             f"{task}@1" for task in sorts
         )

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ def test_every_readme_command_runs(tmp_path: Path, postgres_url: str) -> None:
         )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
     assert len((home.tasks / "answers.jsonl").read_text().splitlines()) > 1
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert examples
+    for example in examples:
+        command = [sys.executable, "-c", example]
+        done = subprocess.run(
+            command, cwd=home.tasks, env=home.env, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_readme_names_every_command_and_setting() -> None:
