@@ -59,9 +59,11 @@ bench: $(VENV)/.demo  ## Measure against PEFT (an hour); results go to benchmark
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.real_tasks --tasks country-continent country-language noun-class
 	$(BIN)/python -m benchmarks.train_step --tasks 8 32
-	$(BIN)/python -m benchmarks.gang_latency
+	$(BIN)/python -m benchmarks.gang_latency --repeats 15
+	$(BIN)/python -m benchmarks.gang_scaling
 	$(BIN)/python -m benchmarks.queue_rates
 	$(BIN)/python -m benchmarks.scheduling_simulation
+	$(BIN)/python -m benchmarks.registry_scale --versions 100000
 
 clean:  ## Remove .venv and the demo's data directory
 	rm -rf $(VENV) .tutti

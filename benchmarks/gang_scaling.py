@@ -3,7 +3,9 @@
 Run as `python -m benchmarks.gang_scaling`. Real parts throughout (live_gang.py): gangs of one and
 of two workers are started in turn, train the same tasks, and are counted for a while once all tasks
 step. Efficiency is the rate of two over twice the rate of one, at ZeRO stage 0 (each worker holds
-the base) and 3 (it is split, and every layer gathered for every pass).
+the base) and 3 (it is split, and every layer gathered for every pass). Beside them stands the
+machine's own ceiling: one process and two (tutti_workers.py) that step equal tasks each on a core
+and have nothing to do with each other; where they slow each other down, no gang can do better.
 """
 
 import argparse
@@ -19,9 +21,13 @@ from benchmarks.command import new_parser, positive, run
 from benchmarks.live_gang import RayMeter, Steps, make_spec, serving, wait_until
 from benchmarks.machine import Surroundings, machine_notes
 from benchmarks.report import at_least, document, seconds, table, write_results
+from benchmarks.tutti_workers import TuttiWorkers
+from benchmarks.workload import Workload, make_tasks
+from orchestrator.training.worker import MAX_POSITIONS
 
 MIN_EFFICIENCY = 0.9  # at stage 0
 WORKERS = (1, 2)
+VOCAB_SIZE = 49_152  # of random rows; any base of at least as many tokens
 Rates = dict[int, list[float]]  # steps a second, by number of workers
 
 
@@ -37,6 +43,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> bool:
                     print(f"stage {stage}, {num_workers} worker(s): {rate:.3f} steps/s", flush=True)
         load = surroundings.facts(ray.seconds())
     facts = load | {
+        "ceiling": _ceiling(folder, arguments),
         "base": base_name(folder),
         "tasks": arguments.tasks,
         "counted_s": arguments.seconds,
@@ -72,6 +79,23 @@ def _rate(base: Path, arguments: argparse.Namespace, stage: int, num_workers: in
         return sum(_steady_rate(times) for times in steps.taken.values())
 
 
+def _ceiling(base: Path, arguments: argparse.Namespace) -> Rates:
+    """Tasks' steps a second of one lone process, and of two at the same time with as many tasks
+    each."""
+    shape = Workload(num_virtual_tokens=10, length_spread=0.0)
+    rates: Rates = {n: [] for n in WORKERS}
+    sides = {n: TuttiWorkers(base, n, MAX_POSITIONS) for n in WORKERS}
+    for n, workers in sides.items():
+        workers.open(make_tasks(shape, n * arguments.tasks, VOCAB_SIZE), shape)
+        workers.step()  # warms up
+    for _ in range(max(3, arguments.repeats)):
+        for n, workers in sides.items():
+            started = time.perf_counter()
+            workers.step()
+            rates[n].append(n * arguments.tasks / (time.perf_counter() - started))
+    return rates
+
+
 def _steady_rate(times: list[float]) -> float:
     """Steps a second between the first and the last that were heard of."""
     return (len(times) - 1) / (times[-1] - times[0])
@@ -86,11 +110,17 @@ def _markdown(facts: dict[str, Any]) -> str:
         [str(stage), *(seconds(rates[n]) for n in WORKERS), f"{_efficiency(rates):.2f}"]
         for stage, rates in facts["rates"].items()
     ]
+    ceiling = facts["ceiling"]
+    rows.append(
+        ["none: apart", *(seconds(ceiling[n]) for n in WORKERS), f"{_efficiency(ceiling):.2f}"]
+    )
     verdicts = [
         f"Stage {stage}: {at_least(_efficiency(rates), MIN_EFFICIENCY, '')}."
         for stage, rates in facts["rates"].items()
         if stage == 0
     ]
+    best = _efficiency(ceiling)
+    verdicts.append(f"Two processes apart from each other have {best:.2f} on this machine.")
     columns = ["ZeRO stage", "steps/s, 1 worker", "2 workers", "efficiency"]
     num_gangs = len(next(iter(facts["rates"].values()))[1])
     counted = (
