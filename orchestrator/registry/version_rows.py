@@ -5,8 +5,7 @@ gaps and no number is given twice.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,9 +49,17 @@ _LIST = "`tutti prompts list` shows the tasks and their versions."
 _TASK: BindParameter[str] = bindparam("of_task")
 _TARGET: BindParameter[Any] = bindparam("target")
 _OF_TASK = prompt_versions.c.task == _TASK
+_NAMES = (
+    select(func.aggregate_strings(aliases.c.alias, " "))  # no alias holds a space
+    .where(aliases.c.version_id == prompt_versions.c.id)
+    .correlate(prompt_versions)
+    .scalar_subquery()
+    .label("names")
+)
 _VERSIONS = (
     select(
         prompt_versions,
+        _NAMES,
         *(mlflow_links.c.run_id, mlflow_links.c.model_version),
         *(version_descriptions.c.description, version_descriptions.c.tags),
     )
@@ -71,11 +78,6 @@ _NEWEST = _VERSIONS.where(
     _OF_TASK,
     prompt_versions.c.number
     == select(func.max(prompt_versions.c.number)).where(_OF_TASK).scalar_subquery(),
-)
-_ALIASES = (
-    select(aliases.c.version_id, aliases.c.alias)
-    .where(aliases.c.version_id.in_(bindparam("ids", expanding=True)))
-    .order_by(aliases.c.alias)
 )
 _LOCK_TASK = select(tasks.c.last_version).where(tasks.c.name == _TASK).with_for_update()
 _NEXT_NUMBER = (
@@ -161,9 +163,7 @@ def fetch_versions(
 def _read(
     connection: Connection, query: Select[Any], values: Mapping[str, Any]
 ) -> list[PromptVersion]:
-    rows = connection.execute(query, values).all()
-    names = _aliases_of(connection, [row.id for row in rows]) if rows else {}
-    return [_version(row, names.get(row.id, ())) for row in rows]
+    return [_version(row) for row in connection.execute(query, values)]
 
 
 def _check(trained: TrainedPrompt) -> None:
@@ -197,14 +197,7 @@ def _insert(connection: Connection, trained: TrainedPrompt, number: int) -> None
     add_metrics(connection, version_id, trained.metrics)
 
 
-def _aliases_of(connection: Connection, ids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
-    found: defaultdict[int, tuple[str, ...]] = defaultdict(tuple)
-    for version_id, alias in connection.execute(_ALIASES, {"ids": ids}):
-        found[version_id] += (alias,)
-    return found
-
-
-def _version(row: Row[Any], names: tuple[str, ...]) -> PromptVersion:
+def _version(row: Row[Any]) -> PromptVersion:
     return PromptVersion(
         task=row.task,
         number=row.number,
@@ -214,7 +207,7 @@ def _version(row: Row[Any], names: tuple[str, ...]) -> PromptVersion:
         artifacts={name: Artifact(**value) for name, value in row.artifacts.items()},
         lineage=Lineage(**row.lineage),
         created_at=row.created_at,
-        aliases=names,
+        aliases=tuple(sorted(row.names.split())) if row.names else (),
         run_id=row.run_id,
         model_version=row.model_version,
         description=row.description or "",
