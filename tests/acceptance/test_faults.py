@@ -1,14 +1,18 @@
 """Kills, interrupts and crowds real trainings on the embedded parts (SQLite, a Ray of its own), and
 looks at the database, the artifacts and MLflow after."""
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import sqlite3
 import subprocess
+import termios
+import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -333,3 +337,66 @@ def test_one_spec_submitted_by_four_processes_is_one_job(new_home: Any) -> None:
     assert sum("unchanged, queued" in out for out, _ in said) == 3
     assert leftovers(home) == {path.name for path in home.folder.glob("artifacts/sha256/*/*")}
     assert len(leftovers(home)) == 2  # the job's data, each split once
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "code"), [("d", "queued", 1), ("c", "cancelled", 1), ("w", "succeeded", 0)]
+)
+def test_ctrl_c_on_a_terminal_asks_and_does_what_is_answered(
+    new_home: Any, answer: str, state: str, code: int
+) -> None:
+    home = new_home(f"asked-{answer}")
+    write_task(home.tasks, "asked", training={**LONG, "steps": 120})
+    with Terminal([TUTTI, "train", "asked.yaml"], home) as terminal:
+        until(lambda: states(home).get("asked") == "running", "training")
+        terminal.type("\x03")
+        terminal.read_until("w(ait on)")
+        terminal.type(f"{answer}\r")
+        assert terminal.wait() == code
+    assert states(home) == {"asked": state}
+
+
+class Terminal:
+    """A command on a real terminal of its own (a pty), as a person at a keyboard has it."""
+
+    def __init__(self, command: list[Any], home: Home) -> None:
+        self._command, self._home, self.said = [str(each) for each in command], home, ""
+
+    def __enter__(self) -> "Terminal":
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            self._command,
+            env={**self._home.env, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+            cwd=self._home.tasks,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(10)
+        os.close(self._ours)
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def read_until(self, text: str) -> None:
+        until(lambda: text in self.said, f"the terminal shows {text!r}")
+
+    def wait(self) -> int:
+        return self._process.wait(240)
+
+    def _read(self) -> None:
+        """Go on reading, or the program would wait for a reader."""
+        with suppress(OSError):  # the other end is closed
+            while data := os.read(self._ours, 65536):
+                self.said += data.decode(errors="replace")
