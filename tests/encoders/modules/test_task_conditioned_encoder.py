@@ -109,7 +109,9 @@ def test_a_snapshot_has_no_dropout_and_leaves_the_modes_alone() -> None:
     assert encoder.training
     assert not encoder.mlp_head.training
     live = copy.deepcopy(encoder).eval()
-    assert torch.equal(encoder.virtual_tokens("old"), live(named(2, seed=1)[None])[0])
+    # Kernels may round otherwise where the copy's weights lie otherwise in memory.
+    alive = live(named(2, seed=1)[None])[0]
+    torch.testing.assert_close(encoder.virtual_tokens("old"), alive, atol=1e-6, rtol=0.0)
     drawn = [encoder.virtual_tokens("new") for _ in range(2)]
     assert not torch.equal(*drawn), "dropout is on for a task that still trains"
 
