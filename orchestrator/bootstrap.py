@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.gang import GangLauncher
     from orchestrator.registry.access_book import AccessBook
     from orchestrator.registry.base_model_registry import BaseModelRegistry
+    from orchestrator.registry.batch_book import BatchBook
     from orchestrator.registry.database import Database
     from orchestrator.registry.gang_book import GangBook
     from orchestrator.registry.job_queue import JobQueue
@@ -72,6 +73,12 @@ class Parts:
         from orchestrator.registry.gang_book import GangBook
 
         return GangBook(self.database)
+
+    @cached_property
+    def batches(self) -> "BatchBook":
+        from orchestrator.registry.batch_book import BatchBook
+
+        return BatchBook(self.database)
 
     @cached_property
     def prompts(self) -> "PromptRegistry":
@@ -181,17 +188,8 @@ class Parts:
         """What gangs start on; `connect` makes sure that it is there."""
         from orchestrator.cluster import num_live_cpus
         from orchestrator.scheduling.gang_starter import Cluster
-        from orchestrator.training.gang import RayGangLauncher
 
-        settings = self.settings
-        launcher = RayGangLauncher(
-            bases=settings.bases,
-            artifact_url=self.artifacts.url,
-            logs=settings.logs,
-            storage=settings.home / "ray",
-            options=self._worker_options(),
-            connect=connect,
-        )
+        launcher = self._launcher(connect)
         return Cluster(
             launcher=launcher,
             connect=connect,
@@ -200,6 +198,33 @@ class Parts:
             max_length=cache(self._verified_max_length),
             is_dead=is_dead,
         )
+
+    def _launcher(self, connect: Callable[[], None]) -> "GangLauncher":
+        from orchestrator.training.gang import RayGangLauncher
+
+        return RayGangLauncher(
+            bases=self.settings.bases,
+            artifact_url=self.artifacts.url,
+            logs=self.settings.logs,
+            storage=self.settings.home / "ray",
+            options=self._worker_options(),
+            connect=connect,
+        )
+
+    def check_fits_whole(self, fingerprint: str) -> None:
+        """Raise TuttiError where a base does not fit each of the cluster's workers whole, as
+        inference holds it. The cluster must be up; small bases need no look at it."""
+        from orchestrator.scheduling.shard_plan import BaseSize
+        from orchestrator.scheduling.whole_base import check_whole, is_small
+
+        record = self.bases.get_by_fingerprint(fingerprint)
+        base = BaseSize(record.name, record.num_parameters, record.hidden_size)
+        gigabytes = self.settings.device_memory_gb
+        if gigabytes is None and is_small(base):
+            return
+        device_bytes = int(gigabytes * 1e9) if gigabytes else None
+        nodes = self._launcher(lambda: None).nodes()
+        check_whole(base, nodes, self.settings.num_workers, device_bytes)
 
     def _controller_options(self) -> "ControllerOptions":
         from orchestrator.scheduling.gang_starter import ControllerOptions

@@ -108,7 +108,8 @@ def _database(parts: Parts) -> Check:
 def _artifacts(parts: Parts) -> Check:
     artifact = parts.artifacts.put_bytes(b"tutti doctor\n")
     parts.artifacts.get_bytes(artifact.digest)
-    return Check("artifacts", True, parts.artifacts.url)
+    found = f"{parts.artifacts.url} (`tutti fsck` checks what is in it)"
+    return Check("artifacts", True, found)
 
 
 def _mlflow(parts: Parts) -> Check:

@@ -9,7 +9,7 @@ Shapes: T tokens of a text, C of all texts in a batch, G key heads, d their size
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from encoders.errors import PackingError
 from encoders.packed.packed_attention import LayerStates
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import PackedBatch, PackedRow, Text, pack
+from encoders.packed.packing import PackedBatch, PackedRow, PromptHead, Text, pack
 from encoders.packed.pass_budget import split_by_budget
 
 MIN_CACHED_TEXT = 2  # a shorter text costs more to fetch than to compute
@@ -62,22 +62,14 @@ class ContextCache:
 
     def compute(self, texts: Sequence[PackedRow]) -> None:
         """Run one of the passes of `missing` and keep its states."""
-        batch = pack(texts, {})
-        layers = self._model.states(batch)
-        for row, segment in zip(texts, batch.row_segments, strict=True):
-            positions = torch.tensor(segment.keys(), device=self._model.device)
-            pairs = [
-                torch.stack([layer.key[positions], layer.value[positions]]) for layer in layers
-            ]
-            self._keep(row.context, torch.stack(pairs))
+        states = row_states(self._model, pack(texts, {}))
+        for row, each in zip(texts, states, strict=True):
+            self._keep(row.context, each)
 
     def layers(self, batch: PackedBatch) -> list[LayerStates] | None:
         """Every layer's states [C, G, d] of the batch's cached texts; None where it has none."""
-        if not batch.texts:
-            return None
-        joined = torch.cat([self._states[text] for text in batch.texts], dim=2)
-        joined = joined.to(self._model.device)
-        return [LayerStates(key, value) for key, value in joined]
+        texts = [text for text in batch.texts if not isinstance(text, PromptHead)]
+        return join_states([self._states[text] for text in texts], self._model.device)
 
     def _keep(self, text: Text, states: Tensor) -> None:
         states = states.to("cpu", self._dtype)
@@ -94,6 +86,27 @@ class ContextCache:
             self._states[text] = _in_file(states, self._budget.folder)
         else:
             self.is_full = True
+
+
+def row_states(
+    model: PackedModel, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor] | None = None
+) -> list[Tensor]:
+    """The states [layers, 2, T, G, d] of each row's context in a batch: keys, then values."""
+    layers = model.states(batch, virtual_tokens)
+    found: list[Tensor] = []
+    for segment in batch.row_segments:
+        positions = torch.tensor(segment.keys(), device=model.device)
+        pairs = [torch.stack([layer.key[positions], layer.value[positions]]) for layer in layers]
+        found.append(torch.stack(pairs))
+    return found
+
+
+def join_states(states: Sequence[Tensor], device: torch.device) -> list[LayerStates] | None:
+    """Every layer's states [C, G, d] of rows one behind the other; None where there are none."""
+    if not states:
+        return None
+    joined = torch.cat(tuple(states), dim=2).to(device)
+    return [LayerStates(key, value) for key, value in joined]
 
 
 def _in_file(states: Tensor, folder: Path | None) -> Tensor:

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from encoders.errors import PackingError
 from encoders.packed.attention_layout import AttentionLayout, Bucket
+from encoders.packed.decoding_layout import DecodingLayout, PoolStep
 from encoders.packed.flex_attention import FlexLayout
 
 PACKED = "tutti_packed"
@@ -41,7 +42,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    packed_layout: AttentionLayout | FlexLayout | None = None,
+    packed_layout: AttentionLayout | FlexLayout | DecodingLayout | None = None,
     packed_cache: Sequence[LayerStates] | None = None,
     packed_record: dict[int, LayerStates] | None = None,
     sliding_window: int | None = None,
@@ -65,6 +66,9 @@ def packed_attention(
     new = LayerStates(k, v)
     if packed_record is not None:
         packed_record[_layer(module)] = LayerStates(k.contiguous(), v.contiguous())
+    if isinstance(packed_layout, DecodingLayout):
+        scaled = q * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+        return _attend_slots(scaled, new, packed_layout, _layer(module), window)[None], None
     cache = packed_cache[_layer(module)] if packed_cache else None
     if isinstance(packed_layout, FlexLayout):
         keys, values = _behind(cache, new)
@@ -115,6 +119,31 @@ def _attend_all(
         )
         for q, k, v, bucket in zip(queries, keys, values, layout.buckets, strict=True)
     ]
+
+
+def _attend_slots(
+    query: Tensor, new: LayerStates, layout: DecodingLayout, layer: int, window: int | None
+) -> Tensor:
+    """A decoding step's attention [N, H, d]: scaled query [N, H, d], one position a sequence, over
+    what its slot holds and `new`, which is put there."""
+    attended: list[Tensor] = []
+    first = 0
+    for part in layout.parts:
+        here = slice(first, first + len(part))
+        part.write(layer, new.key[here], new.value[here])
+        attended.append(_attend_slot_pool(query[here], part, layer, window))
+        first += len(part)
+    filler = attended[0][:1].expand(len(query) - first, -1, -1)
+    return torch.cat([*attended, filler])
+
+
+def _attend_slot_pool(query: Tensor, part: PoolStep, layer: int, window: int | None) -> Tensor:
+    """[n, H, d] for the n sequences of one pool. Keys and values are read where they lie."""
+    key = part.states.keys[layer][: len(part)]
+    value = part.states.values[layer][: len(part)]
+    q = query.reshape(*key.shape[:2], -1, key.shape[-1])
+    attended = _attend_at_once(q, key, value, part.bias(window, q.dtype), 0.0)
+    return attended.flatten(1, 2)
 
 
 def _attend(

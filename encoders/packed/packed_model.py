@@ -6,6 +6,7 @@ The model may be a DeepSpeed ZeRO-3 module: embeddings are looked up through
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from encoders.errors import PackingError
+from encoders.packed.decoding_layout import DecodingLayout
 from encoders.packed.last_layer import on_rows_only, row_wise_modules
 from encoders.packed.onednn_linear import OneDnnLinear
 from encoders.packed.packed_attention import PACKED, LayerStates
@@ -56,44 +58,95 @@ class PackedModel:
         batch: PackedBatch,
         virtual_tokens: Mapping[str, Tensor],
         cache: Sequence[LayerStates] | None = None,
+        record: dict[int, LayerStates] | None = None,
     ) -> Tensor:
         """Logits [K, vocabulary] at the batch's kept positions; the last layer runs on those alone.
 
         `virtual_tokens` holds a table [V, D] for every prompt of the batch; gradients reach it.
         `cache` holds every layer's states of the batch's cached texts (see context_cache.py).
+        `record` takes every layer's new states [N, G, d], by the layer's number.
         """
         batch = batch.to(self.device)
         rows = torch.cat([batch.kept, batch.filler])
         with on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)):
-            logits = self._forward(batch, virtual_tokens, rows, packed_cache=cache)
+            logits = self._forward(
+                batch, virtual_tokens, rows, packed_cache=cache, packed_record=record
+            )
         return logits[: len(batch.kept)]
 
+    def hidden(
+        self,
+        batch: PackedBatch,
+        virtual_tokens: Mapping[str, Tensor],
+        cache: Sequence[LayerStates] | None = None,
+    ) -> Tensor:
+        """Last hidden states [K, D] at the batch's kept positions, as the head would be given them:
+        transformers' `last_hidden_state`, behind the final norm. Arguments as in `logits`."""
+        batch = batch.to(self.device)
+        rows = torch.cat([batch.kept, batch.filler])
+        with on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)):
+            output = self._run(self.model.base_model, batch, virtual_tokens, packed_cache=cache)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden.index_select(0, batch.kept)
+
     @torch.no_grad()
-    def states(self, batch: PackedBatch) -> list[LayerStates]:
-        """Every layer's keys and values [N, G, d] of a batch without virtual tokens."""
+    def states(
+        self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor] | None = None
+    ) -> list[LayerStates]:
+        """Every layer's keys and values [N, G, d] of a batch; `virtual_tokens` as in `logits`."""
         record: dict[int, LayerStates] = {}
         batch = batch.to(self.device)
-        self._forward(batch, {}, batch.kept[:1], packed_record=record)
+        self._forward(batch, virtual_tokens or {}, batch.kept[:1], packed_record=record)
         return [record[layer] for layer in sorted(record)]
+
+    @cached_property
+    def state_shapes(self) -> tuple[tuple[torch.Size, torch.Size], ...]:
+        """What every layer keeps of a position: a key's and a value's heads and their size."""
+        layers = self.states(pack([PackedRow(None, (0,))], {}))
+        return tuple((layer.key.shape[1:], layer.value.shape[1:]) for layer in layers)
+
+    @torch.no_grad()
+    def step_logits(self, token_ids: Tensor, positions: Tensor, layout: DecodingLayout) -> Tensor:
+        """Logits [N, vocabulary] of a decoding step: one token [N] of each sequence, at its
+        position [N]. The sequences' slots take the new states."""
+        token_ids, positions = token_ids.to(self.device), positions.to(self.device)
+        with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
+            output = self.model(
+                inputs_embeds=self.model.get_input_embeddings()(token_ids)[None],
+                position_ids=positions[None],
+                use_cache=False,
+                packed_layout=layout,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
 
     def _forward(
         self,
         batch: PackedBatch,
         virtual_tokens: Mapping[str, Tensor],
         kept: Tensor,
-        **attention: object,
+        **arguments: object,
     ) -> Tensor:
+        output = self._run(self.model, batch, virtual_tokens, logits_to_keep=kept, **arguments)
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _run(
+        self,
+        module: Any,
+        batch: PackedBatch,
+        virtual_tokens: Mapping[str, Tensor],
+        **arguments: object,
+    ) -> Any:
+        """What `module`, the model or its decoder, returns for a batch on its device."""
         with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
-            output = self.model(
+            return module(
                 inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
                 use_cache=False,
-                logits_to_keep=kept,
                 packed_layout=batch.layout,
-                **attention,
+                **arguments,
             )
-        logits: Tensor = output.logits[0]
-        return logits
 
     def _embed(self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():

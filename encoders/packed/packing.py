@@ -4,8 +4,9 @@ A batch is a forest of *segments*. A segment attends, causally, to itself and to
 ancestors: the head that all rows of one prompt open with (its virtual tokens, say) is computed
 once, each row continues its head, and each answer of several continues its row. In a causal
 language model this is exact: a token's state depends on what stands before it and nothing else.
-The text before a row's first virtual token may be cached (context_cache.py): its states are then
-given, and only what follows it is packed.
+What a row opens with may be cached: the text before its first virtual token (context_cache.py), or
+an opening that holds virtual tokens (head_cache.py). Its states are then given, and only what
+follows it is packed.
 
 Shapes: N packed positions, M of them virtual, K kept (those whose logits are needed), L labels.
 """
@@ -32,15 +33,34 @@ Text = tuple[int, ...]  # token ids that no virtual token precedes
 
 
 @dataclass(frozen=True)
+class PromptHead:
+    """What rows of `prompt` open with, virtual tokens (ids below 0) among it."""
+
+    prompt: str | None
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Root = Text | PromptHead  # what states may be given of
+
+
+@dataclass(frozen=True)
 class PackedRow:
     """A row to run: its context and the answers to score after it (none: next-token logits only).
 
     Context ids below 0 are virtual tokens of `prompt` (see template.py). Ids are never empty.
+    `head`: how many of its first positions may be cached, fewer than all (0: its `text`). `cuts`,
+    rising: after so many positions it may part from other rows of its prompt, so what stands
+    before is computed once for all that open alike (none: what all rows of the prompt open with).
     """
 
     prompt: str | None
     context: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...] = ()
+    head: int = 0
+    cuts: tuple[int, ...] = ()
 
     @property
     def num_positions(self) -> int:
@@ -56,6 +76,14 @@ class PackedRow:
         first = next((i for i, token in enumerate(self.context) if token < 0), 0)
         return self.context[:first]
 
+    @cached_property
+    def root(self) -> Root:
+        """What it opens with whose states may be given; empty where there is none."""
+        opening = self.context[: self.head]
+        if any(token < 0 for token in opening):
+            return PromptHead(self.prompt, opening)
+        return opening or self.text
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -65,7 +93,7 @@ class PackedBatch:
     `label_answer[l]` (counted over all rows), predicted at kept position `label_kept[l]`.
     Kept position r, for r below the number of rows, is the end of row r's context, which stands in
     `row_segments[r]` and its ancestors. `filler` are other positions, as many as a pack of few kept
-    ones needs to be MIN_POSITIONS. `texts` are the cached ones, in the order of their states.
+    ones needs to be MIN_POSITIONS. `texts` are the cached openings, in the order of their states.
     """
 
     prompts: tuple[str, ...]
@@ -82,7 +110,7 @@ class PackedBatch:
     segments: tuple[Segment, ...]
     row_segments: tuple[Segment, ...]
     num_positions: int
-    texts: tuple[Text, ...] = ()
+    texts: tuple[Root, ...] = ()
 
     @property
     def num_answers(self) -> int:
@@ -110,10 +138,10 @@ class PackedBatch:
 def pack(
     rows: Sequence[PackedRow],
     prompt_lengths: Mapping[str, int],
-    cached: Container[Text] = frozenset(),
+    cached: Container[Root] = frozenset(),
 ) -> PackedBatch:
     """Pack `rows`; `prompt_lengths` gives the virtual tokens of each prompt they name, `cached`
-    the texts whose states will be given."""
+    the openings whose states will be given."""
     if not rows:
         raise PackingError("there are no rows to pack")
     builder = _Builder(prompt_lengths, cached)
@@ -134,9 +162,9 @@ def _by_prompt(rows: Sequence[PackedRow]) -> dict[str | None, list[int]]:
     return groups
 
 
-def is_cached(row: PackedRow, cached: Container[Text]) -> bool:
-    """Whether the states of the text that the row opens with are given."""
-    return bool(row.text) and row.text in cached
+def is_cached(row: PackedRow, cached: Container[Root]) -> bool:
+    """Whether the states of what the row opens with are given."""
+    return bool(row.root) and row.root in cached
 
 
 def common_head(rows: Sequence[PackedRow]) -> int:
@@ -151,12 +179,17 @@ def common_head(rows: Sequence[PackedRow]) -> int:
     return shared if shared >= MIN_SHARED_HEAD else 0
 
 
+def _end(segment: Segment | None) -> int:
+    """Positions up to a segment's end, counted from the start of its rows."""
+    return 0 if segment is None else segment.depth + len(segment)
+
+
 @dataclass
 class _Builder:
     prompt_lengths: Mapping[str, int]
-    cached: Container[Text]
+    cached: Container[Root]
     prompts: dict[str, int] = field(default_factory=dict)  # name -> first row of the virtual table
-    texts: dict[Text, Segment] = field(default_factory=dict)
+    texts: dict[Root, Segment] = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -165,16 +198,34 @@ class _Builder:
 
     def add_group(self, rows: Sequence[PackedRow], indices: Sequence[int]) -> None:
         offset = self._virtual_offset(rows[0].prompt)
-        whole = [row for row in rows if not is_cached(row, self.cached)]
+        whole = [row for row in rows if not (row.cuts or is_cached(row, self.cached))]
         shared = common_head(whole)
         head = self._add(whole[0].context[:shared], None, offset) if shared else None
+        openings: dict[tuple[int, Text], Segment] = {}
         for row, index in zip(rows, indices, strict=True):
+            parent = None if row.cuts else head
             if is_cached(row, self.cached):
-                self._add_row(row, index, self._text(row.text), offset)
-            else:
-                self._add_row(row, index, head, offset)
+                parent = self._text(row.root)
+            parent = self._opening(row, parent, openings, offset)
+            self._add_row(row, index, parent, offset)
 
-    def _text(self, text: Text) -> Segment:
+    def _opening(
+        self,
+        row: PackedRow,
+        parent: Segment | None,
+        openings: dict[tuple[int, Text], Segment],
+        offset: int,
+    ) -> Segment | None:
+        """The segment that ends at the row's last cut; those on its way that are new are added."""
+        given = _end(parent)
+        for cut in row.cuts:
+            end, opening = _end(parent), (given, row.context[:cut])
+            if cut > end and opening not in openings:
+                openings[opening] = self._add(row.context[end:cut], parent, offset)
+            parent = openings.get(opening, parent)
+        return parent
+
+    def _text(self, text: Root) -> Segment:
         """The cached segment of `text`."""
         start = sum(map(len, self.texts))
         return self.texts.setdefault(text, Segment(start, start + len(text), is_cached=True))
@@ -182,7 +233,7 @@ class _Builder:
     def _add_row(self, row: PackedRow, index: int, head: Segment | None, offset: int) -> None:
         """Add one row behind what it shares; note where its context ends and where its answers'
         tokens stand."""
-        own = row.context[len(head) if head else 0 :]
+        own = row.context[_end(head) :]
         if len(row.answers) == 1:
             segment = self.row_segments[index] = self._add(own + row.answers[0][:-1], head, offset)
             end = segment.start + len(own) - 1

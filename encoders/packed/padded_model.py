@@ -46,18 +46,42 @@ class PaddedModel(PackedModel):
         batch: PackedBatch,
         virtual_tokens: Mapping[str, Tensor],
         cache: Sequence[LayerStates] | None = None,
+        record: dict[int, LayerStates] | None = None,
     ) -> Tensor:
         """Logits [K, vocabulary] at the batch's kept positions, as PackedModel gives them."""
+        if record is not None:
+            raise PackingError("this base gives no states to keep: it is not run packed")
+        rows, kept = self._rows(batch, virtual_tokens)
+        with _head_at(self.model.get_output_embeddings(), kept):
+            logits: Tensor = self.model(inputs_embeds=rows, use_cache=False).logits[0]
+        return logits
+
+    def hidden(
+        self,
+        batch: PackedBatch,
+        virtual_tokens: Mapping[str, Tensor],
+        cache: Sequence[LayerStates] | None = None,
+    ) -> Tensor:
+        """Last hidden states [K, D] at the batch's kept positions, as PackedModel gives them."""
+        rows, kept = self._rows(batch, virtual_tokens)
+        output = self.model.base_model(inputs_embeds=rows, use_cache=False)
+        hidden: Tensor = output.last_hidden_state.flatten(0, 1)
+        return hidden.index_select(0, kept)
+
+    def _rows(
+        self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings [R, T, D] of the batch's rows; where the kept positions stand in them [K]."""
         if batch.texts:
             raise PackingError("this base takes no cached texts; pack the rows without a cache")
         index, kept = _padded_rows(batch)
         embeds = self._embed(batch.to(self.device), virtual_tokens)
         rows = embeds.index_select(0, index.flatten().to(self.device)).view(*index.shape, -1)
-        with _head_at(self.model.get_output_embeddings(), kept.to(self.device)):
-            logits: Tensor = self.model(inputs_embeds=rows, use_cache=False).logits[0]
-        return logits
+        return rows, kept.to(self.device)
 
-    def states(self, batch: PackedBatch) -> list[LayerStates]:
+    def states(
+        self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor] | None = None
+    ) -> list[LayerStates]:
         raise PackingError("this base gives no states to cache: it is not run packed")
 
     @torch.no_grad()

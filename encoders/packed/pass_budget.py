@@ -6,13 +6,13 @@ A cut depends on a prompt's own rows alone, never on its neighbours.
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from encoders.packed.packing import PackedRow, Text, common_head, is_cached
+from encoders.packed.packing import PackedRow, Root, common_head, is_cached
 
 CACHED_COST = 0.125  # of a cached position against a packed one, in memory and time
 
 
 def split_by_budget(
-    rows: Iterable[PackedRow], max_positions: int, cached: Container[Text] = frozenset()
+    rows: Iterable[PackedRow], max_positions: int, cached: Container[Root] = frozenset()
 ) -> Iterator[tuple[PackedRow, ...]]:
     """Cut rows, in order, into runs that cost at most `max_positions` (one row at the least).
 
@@ -29,22 +29,38 @@ def split_by_budget(
             yield tuple(run)
             run, used = [], 0.0
         if total > max_positions:
-            yield from _cut(block, costs, max_positions - head)
+            yield from _cut(block, costs, _room(block, head, max_positions))
         else:
             run, used = run + block, used + total
     if run:
         yield tuple(run)
 
 
-def _costs(rows: Sequence[PackedRow], cached: Container[Text]) -> tuple[int, list[float]]:
-    """What rows of one prompt cost together: the head they share, and what each adds to it."""
-    head = common_head([row for row in rows if not is_cached(row, cached)])
-    return head, [
-        row.num_positions - (1 - CACHED_COST) * len(row.text)
-        if is_cached(row, cached)
-        else row.num_positions - head
-        for row in rows
-    ]
+def _costs(rows: Sequence[PackedRow], cached: Container[Root]) -> tuple[int, list[float]]:
+    """What rows of one prompt cost together: the head they share, and what each adds to it and, by
+    its cuts, to the row before."""
+    head = common_head([row for row in rows if not (row.cuts or is_cached(row, cached))])
+    costs: list[float] = []
+    for before, row in zip((None, *rows), rows, strict=False):
+        root = len(row.root) if is_cached(row, cached) else 0
+        shared = _shared_cut(before, row) if row.cuts else 0 if root else head
+        costs.append(row.num_positions - max(root, shared) + CACHED_COST * root)
+    return head, costs
+
+
+def _room(rows: Sequence[PackedRow], head: int, max_positions: int) -> float:
+    """What is left for rows in each run beside what it has to repeat; where they share an opening
+    by their cuts, half of a pass at the least, or long openings would be repeated too often."""
+    longest = max((row.cuts[-1] for row in rows if row.cuts), default=0)
+    return max(max_positions - max(head, longest), max_positions / 2 if longest else 0)
+
+
+def _shared_cut(before: PackedRow | None, row: PackedRow) -> int:
+    """Positions that `row` shares with the row before it in its pack, by its cuts."""
+    if before is None:
+        return 0
+    same = (cut for cut in reversed(row.cuts) if row.context[:cut] == before.context[:cut])
+    return next(same, 0)
 
 
 def _cut(

@@ -21,9 +21,14 @@ def label_log_probs(logits: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def answer_log_probs(logits: Tensor, batch: PackedBatch) -> Tensor:
-    """Log-probability [A] of each whole answer: the sum over its tokens."""
+    """Log-probability [A] of each whole answer: the sum over its tokens.
+
+    A position that many answers begin at is normalised once, and never copied for each.
+    """
     batch = batch.to(logits.device)
-    labels = label_log_probs(logits, batch)
+    total = logits.float().logsumexp(-1)
+    chosen = logits[batch.label_kept, batch.label_ids].float()
+    labels = chosen - total.index_select(0, batch.label_kept)
     return labels.new_zeros(batch.num_answers).index_add(0, batch.label_answer, labels)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "controller": ("orchestrator.cli.controller", "Train what is queued, for as long as it runs."),
     "prompts": ("orchestrator.cli.prompts", "List, show, promote and roll back prompts."),
     "batch": ("orchestrator.cli.batch", "Run files of mixed tasks through many prompts."),
+    "evaluate": ("orchestrator.cli.evaluate", "Say which version is better on rows of your own."),
     "mlflow": ("orchestrator.cli.mlflow", "Bring MLflow and the registry together again."),
     "db": ("orchestrator.cli.db", "Upgrade, back up and restore the database."),
     "fsck": ("orchestrator.cli.fsck", "Check the registry against its artifacts and MLflow."),

@@ -61,7 +61,7 @@ def compare(a: str, b: str, data: Path, as_json: bool) -> None:
     with Tutti() as tutti:
         found = tutti.compare(a, b, data)
     if as_json:
-        print_json(_comparison_json(found))
+        print_json(comparison_json(found))
     else:
         hits = found.hits
         sides = zip((found.a, found.b), found.metrics, (hits.a, hits.b), strict=True)
@@ -158,7 +158,8 @@ def _share(share: "Share") -> list[str]:
     return [f"{share.value:.3f}", interval, str(share.num_hits), str(share.num_rows)]
 
 
-def _comparison_json(found: "Comparison") -> dict[str, Any]:
+def comparison_json(found: "Comparison") -> dict[str, Any]:
+    """A comparison for scripts."""
     hits = found.hits
     sides = zip((found.a, found.b), found.metrics, (hits.a, hits.b), strict=True)
     return {

@@ -1,6 +1,6 @@
 """How prompt versions are printed: rows, evidence, everything about one, and JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.cli.output import number, print_table, when
@@ -56,6 +56,7 @@ def _lineage(version: PromptVersion) -> dict[str, Any]:
         "hardware": lineage.hardware,
         "author": lineage.author,
         "job": lineage.job,
+        "origin": None if lineage.origin is None else dict(lineage.origin),
         "attempt": lineage.attempt,
         "parent": lineage.parent,
         "mlflow_run_id": version.run_id,
@@ -85,6 +86,12 @@ def _job(lineage: Lineage) -> str:
     if lineage.job is None:
         return "none"
     return f"{lineage.job}, attempt {lineage.attempt}" if lineage.attempt else lineage.job
+
+
+def _origin(origin: Mapping[str, str]) -> str:
+    """Where an imported version was made: its name, registry, time and job there."""
+    job = f", by job {origin['job']}" if "job" in origin else ""
+    return f"from {origin['ref']} of {origin['registry']}, made {origin['created_at']}{job}"
 
 
 def _evidence(version: PromptVersion) -> list[str]:
@@ -134,6 +141,7 @@ def version_fields(version: PromptVersion, approvals: Sequence[Approval]) -> dic
         "parent": f"{version.task}@{lineage.parent}" if lineage.parent else "none",
         "author": lineage.author or "unknown",
         "job": _job(lineage),
+        **({"imported": _origin(lineage.origin)} if lineage.origin else {}),
         "mlflow run": version.run_id or "not delivered yet",
         "mlflow model": f"{version.task} version {version.model_version}"
         if version.model_version

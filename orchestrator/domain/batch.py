@@ -1,8 +1,9 @@
 """What a batch run is asked to do: the same values in the command line, the ledger and a worker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from orchestrator.domain.prompt_version import PromptRef
 
@@ -34,7 +35,9 @@ class Decoding:
 @dataclass(frozen=True)
 class BatchSettings:
     """`prompt` answers all rows; else each row names its task, and `alias` stands for a version
-    that it does not name. `columns`: the input's column for a field of another name."""
+    that it does not name. `columns`: the input's column for a field of another name.
+    `answers_field`: where a row's own answers to SCORE stand, as text (one) or a JSON array of
+    texts; None: a version's candidates."""
 
     mode: BatchMode = BatchMode.AUTO
     alias: str = "production"
@@ -42,3 +45,24 @@ class BatchSettings:
     columns: Mapping[str, str] = field(default_factory=dict)
     calibrate: bool = False
     decoding: Decoding = field(default_factory=Decoding)
+    answers_field: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the ledger and the manifest hold it; `from_json` gives the same back."""
+        value = asdict(self) | {"prompt": None if self.prompt is None else str(self.prompt)}
+        value["decoding"]["stop_strings"] = list(self.decoding.stop_strings)
+        return value | {"columns": dict(self.columns)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "BatchSettings":
+        decoding = {**value["decoding"]}
+        decoding["stop_strings"] = tuple(decoding["stop_strings"])
+        prompt = value["prompt"]
+        return cls(
+            **{
+                **value,
+                "mode": BatchMode(value["mode"]),
+                "prompt": None if prompt is None else PromptRef.parse(prompt),
+                "decoding": Decoding(**decoding),
+            }
+        )

@@ -1,5 +1,6 @@
-"""Batch runs: a file of mixed tasks, many prompts in one forward pass, through Ray Data.
+"""Rows through the model, for batch runs and for programs of their own.
 
-`predictor.py` answers rows and knows no Ray; `batch_run.py` is the run. Neither sees the registry:
-versions are resolved once, before a run starts, and handed over.
+`predictor.py` answers encoded rows and `row_answers.py` rows as they come; neither knows Ray.
+`shard_worker.py` makes a shard's part, `shard_stream.py` has Ray Data do so; `batch_predictor.py`
+is for pipelines of the user's. None sees the registry: versions are resolved before, and given.
 """

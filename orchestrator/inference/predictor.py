@@ -1,53 +1,56 @@
-"""Answers rows of many prompts on one base: ranks candidates, or decodes greedily.
+"""Answers rows of many prompts on one base: ranks candidates, scores answers, generates, embeds.
 
-Rows of all prompts share forward passes; a prompt's virtual tokens are computed once a pass.
+Rows of all prompts share forward passes. What a prompt's rows open with enters as held keys and
+values where the plan says so (`prompt_states.py`), else once a pack. The same call gives the same
+answers to the bit, in a fresh process as well; a row's answer depends on which rows share its
+call by no more than rounding.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from encoders.packed.packed_model import PackedModel
-from encoders.packed.packing import PackedBatch, PackedRow, pack
 from encoders.packed.padded_model import load_exact
-from encoders.packed.pass_budget import split_by_budget
-from encoders.packed.scoring import rank_answers
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.batch import BatchMode, Decoding
 from orchestrator.domain.prompt_version import PromptVersion
+from orchestrator.inference.embedding import embed
+from orchestrator.inference.generation import GenerationRow, generate
+from orchestrator.inference.passes import MAX_POSITIONS, Passes
+from orchestrator.inference.prompt_states import HELD_BYTES, PromptStates
+from orchestrator.inference.query import Answer, Query
+from orchestrator.inference.ranking import Ranking
 from orchestrator.inference.served_prompt import ServedPrompt
 
-MAX_POSITIONS = 2048  # of one forward pass
+__all__ = ["Answer", "Predictor", "Query"]
 
-
-@dataclass(frozen=True)
-class Answer:
-    """`score` is a probability: among the candidates, or of the generated text."""
-
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Query:
-    """A row to answer: its prompt's key, and its encoded context."""
-
-    prompt: str
-    context: tuple[int, ...]
+GREEDY = Decoding()
 
 
 class Predictor:
-    """Answers queries with `prompts`, by key, on a base; deterministic."""
+    """Answers queries with `prompts`, by key, on a base; deterministic.
+
+    `held_bytes` bounds the prompts' keys and values that are held (0: none); `max_positions` is the
+    size of a forward pass.
+    """
 
     def __init__(
-        self, model: PackedModel, tokenizer: TextTokenizer, prompts: Mapping[str, ServedPrompt]
+        self,
+        model: PackedModel,
+        tokenizer: TextTokenizer,
+        prompts: Mapping[str, ServedPrompt],
+        held_bytes: int = HELD_BYTES,
+        max_positions: int = MAX_POSITIONS,
     ) -> None:
         self._model, self._tokenizer, self.prompts = model, tokenizer, prompts
         self._virtual = {key: prompt.virtual_tokens for key, prompt in prompts.items()}
-        self._lengths = {key: tokens.shape[0] for key, tokens in self._virtual.items()}
+        openings = {key: prompt.opening for key, prompt in prompts.items()}
+        self._states = PromptStates(model, self._virtual, openings, held_bytes)
+        self._passes = Passes(model, self._virtual, self._states, max_positions)
+        self._ranking = Ranking(self._passes, prompts)
 
     @classmethod
     def load(
@@ -56,6 +59,7 @@ class Predictor:
         max_length: int,
         versions: Iterable[PromptVersion],
         store: ArtifactStore,
+        held_bytes: int = HELD_BYTES,
     ) -> "Predictor":
         """Load a base's folder, whose longest row is `max_length`, and `versions` on it, which
         become its prompts by `TASK@NUMBER`."""
@@ -64,69 +68,63 @@ class Predictor:
             version.ref: ServedPrompt.load(version, store, tokenizer, max_length)
             for version in versions
         }
-        return cls(load_exact(base), tokenizer, prompts)
+        return cls(load_exact(base), tokenizer, prompts, held_bytes)
+
+    @property
+    def plan_note(self) -> str:
+        """How the prompts of the last call entered its passes, and why, in a line."""
+        return self._states.note
 
     @torch.no_grad()
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        """One answer a query, in order."""
+    def answer(
+        self,
+        queries: Sequence[Query],
+        mode: BatchMode = BatchMode.AUTO,
+        calibrate: bool = False,
+        decoding: Decoding = GREEDY,
+    ) -> list[Answer]:
+        """One answer a query, in order. `calibrate` is for what is classified (`ranking.py`),
+        `decoding` for what is generated. InvalidInput: a mode that a query's prompt does not have;
+        InvalidData: an answer to score that has no tokens or is too long."""
+        by_mode: dict[BatchMode, list[int]] = {}
+        for index, query in enumerate(queries):
+            by_mode.setdefault(self._mode(query, mode), []).append(index)
         answers: dict[int, Answer] = {}
-        ranked = [i for i, q in enumerate(queries) if self.prompts[q.prompt].candidates]
-        generated = [i for i, q in enumerate(queries) if not self.prompts[q.prompt].candidates]
-        for indices, answer in (
-            (ranked, self._rank([queries[i] for i in ranked])),
-            (generated, self._generate([queries[i] for i in generated])),
-        ):
-            answers.update(zip(indices, answer, strict=True))
+        for each, indices in by_mode.items():
+            asked = [queries[index] for index in indices]
+            answers.update(
+                zip(indices, self._answer(asked, each, calibrate, decoding), strict=True)
+            )
         return [answers[index] for index in range(len(queries))]
 
-    def _rank(self, queries: Sequence[Query]) -> list[Answer]:
+    def _mode(self, query: Query, mode: BatchMode) -> BatchMode:
+        if mode is not BatchMode.AUTO:
+            return mode
+        candidates = self.prompts[query.prompt].candidates
+        return BatchMode.CLASSIFY if candidates else BatchMode.GENERATE
+
+    def _answer(
+        self, queries: Sequence[Query], mode: BatchMode, calibrate: bool, decoding: Decoding
+    ) -> list[Answer]:
+        if mode is BatchMode.CLASSIFY:
+            return self._ranking.classify(queries, calibrate)
+        if mode is BatchMode.SCORE:
+            return self._ranking.score(queries)
+        if mode is BatchMode.EMBED:
+            return embed(self._passes, queries)
+        return self._generate(queries, decoding)
+
+    def _generate(self, queries: Sequence[Query], decoding: Decoding) -> list[Answer]:
         rows = [
-            PackedRow(q.prompt, q.context, self.prompts[q.prompt].candidate_ids) for q in queries
+            GenerationRow(q.prompt, q.context, self.prompts[q.prompt].max_answer_tokens, q.seed)
+            for q in queries
         ]
-        answers: dict[int, Answer] = {}
-        for indices, logits, batch in self._forward(rows):
-            for index, ranks in zip(indices, rank_answers(logits, batch), strict=True):
-                best = int(ranks.argmax())
-                text = self.prompts[queries[index].prompt].candidates[best]
-                answers[index] = Answer(text, float(ranks[best]))
-        return [answers[index] for index in range(len(queries))]
-
-    def _generate(self, queries: Sequence[Query]) -> list[Answer]:
-        """Decode all rows side by side; a row leaves at its end token or its longest answer."""
-        end = self._tokenizer.eos_token_id
-        said: list[list[int]] = [[] for _ in queries]
-        scores = [0.0] * len(queries)
-        active = list(range(len(queries)))
-        while active:
-            rows = [
-                PackedRow(queries[i].prompt, queries[i].context + tuple(said[i])) for i in active
-            ]
-            for places, logits, _ in self._forward(rows):
-                log_probs = logits[: len(places)].float().log_softmax(-1)
-                for place, row in zip(places, log_probs, strict=True):
-                    token = int(row.argmax())
-                    said[active[place]].append(token)
-                    scores[active[place]] += float(row[token])
-            active = [
-                i
-                for i in active
-                if said[i][-1] != end
-                and len(said[i]) < self.prompts[queries[i].prompt].max_answer_tokens
-            ]
-        texts = [self._tokenizer.decode([t for t in ids if t != end]).strip() for ids in said]
-        return [
-            Answer(text, float(torch.tensor(score).exp()))
-            for text, score in zip(texts, scores, strict=True)
-        ]
-
-    def _forward(
-        self, rows: Sequence[PackedRow]
-    ) -> Iterator[tuple[list[int], Tensor, PackedBatch]]:
-        """Logits of packs of rows, rows of one prompt side by side, like lengths together."""
-        order = sorted(range(len(rows)), key=lambda i: (rows[i].prompt, len(rows[i].context)))
-        first = 0
-        for pack_rows in split_by_budget([rows[i] for i in order], MAX_POSITIONS):
-            batch = pack(pack_rows, self._lengths)
-            indices = order[first : first + len(pack_rows)]
-            yield indices, self._model.logits(batch, self._virtual), batch
-            first += len(pack_rows)
+        generated = generate(
+            self._model,
+            self._tokenizer,
+            rows,
+            decoding,
+            self._virtual,
+            passes=self._passes.entries,
+        )
+        return [Answer(each.text, each.score, num_tokens=each.num_tokens) for each in generated]

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -16,11 +18,13 @@ from orchestrator.artifacts.artifact_store import ArtifactStore
 from orchestrator.domain.errors import IntegrityError, InvalidData
 from orchestrator.domain.prompt_version import PromptVersion
 
+_UNLIKE = ("a", "7", "Z. q", "\n", "ü", "'s")  # field values that begin in unlike ways
+
 
 @dataclass(frozen=True)
 class ServedPrompt:
-    """What a predictor needs of one version. `candidate_ids` is empty where answers are
-    generated."""
+    """What a predictor needs of one version. `candidate_ids` is empty where answers are generated;
+    `end` closes its answers (none, or the base's end token)."""
 
     version: PromptVersion
     rows: RowEncoder
@@ -28,6 +32,7 @@ class ServedPrompt:
     candidates: tuple[str, ...]
     candidate_ids: tuple[tuple[int, ...], ...]
     max_answer_tokens: int
+    end: tuple[int, ...] = ()
 
     @classmethod
     def load(
@@ -41,14 +46,16 @@ class ServedPrompt:
         rows = row_encoder(config, tokenizer, max_length)
         weights = store.get_bytes(version.artifacts["prompt_embeddings"].digest)
         candidates = tuple(config["candidates"] or ())
-        end = (tokenizer.eos_token_id,) if config["ends_answer"] else ()
+        end = tokenizer.eos_token_id if config["ends_answer"] else None
+        ending = () if end is None else (end,)
         return cls(
             version=version,
             rows=rows,
             virtual_tokens=read_virtual_tokens(version, weights),
             candidates=candidates,
-            candidate_ids=tuple((*rows.encode_answer(text), *end) for text in candidates),
+            candidate_ids=tuple((*rows.encode_answer(text), *ending) for text in candidates),
             max_answer_tokens=config["max_answer_tokens"],
+            end=ending,
         )
 
     def encode(self, fields: Mapping[str, str]) -> tuple[int, ...]:
@@ -57,6 +64,40 @@ class ServedPrompt:
             return self.rows.encode_context(fields, self.max_answer_tokens)
         except TemplateError as error:
             raise InvalidData(f"{self.version.ref}: {error}") from error
+
+    def encode_answer(self, context: tuple[int, ...], answer: str) -> tuple[int, ...]:
+        """A given answer's tokens, closed as the version's own are, or InvalidData: it has none, or
+        is too long behind `context`."""
+        try:
+            ids = self.rows.encode_answer(answer)
+        except TemplateError as error:
+            raise InvalidData(f"{self.version.ref}: {error}") from error
+        ids += self.end
+        length, most = len(context) + len(ids), self.rows.max_length
+        if most is not None and length > most:
+            raise InvalidData(
+                f"{self.version.ref}: with an answer of {len(ids)} tokens the row has {length}; at "
+                f"most {most} are allowed",
+                "Give a shorter answer, or shorten the row's fields.",
+            )
+        return ids
+
+    def encode_alike(self, value: str) -> tuple[int, ...] | None:
+        """The context's tokens with `value` in all fields; None where that is no row."""
+        try:
+            return self.encode(dict.fromkeys(self.rows.template.fields, value))
+        except InvalidData:
+            return None
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What rows open with whatever their fields hold: virtual tokens and fixed text.
+
+        Found on a few unlike values, so a row may still differ (a tokenizer merges as it likes).
+        """
+        contexts = [ids for value in _UNLIKE if (ids := self.encode_alike(value))]
+        alike = takewhile(lambda ids: len(set(ids)) == 1, zip(*contexts, strict=False))
+        return tuple(ids[0] for ids in alike)
 
 
 def row_encoder(

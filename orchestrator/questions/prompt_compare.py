@@ -4,12 +4,13 @@ Both answer the same rows, as in a batch run: the answer that ranks first, or th
 decoding gives. A row is right if the answer is the row's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.bootstrap import Parts
+from orchestrator.domain.batch import BatchMode
 from orchestrator.domain.dataset import Dataset, read_dataset
 from orchestrator.domain.errors import InvalidData, InvalidInput
 from orchestrator.domain.paired_hits import SIGNIFICANT, PairedHits
@@ -55,7 +56,7 @@ def compare_prompts(parts: Parts, a: PromptVersion, b: PromptVersion, data: Path
     Raises InvalidInput where the two cannot be compared on one set of rows, and InvalidData for a
     row that either cannot take.
     """
-    answer = _shared_answer(a, b)
+    answer = shared_answer(a, b)
     dataset = read_dataset(data, sorted({*_fields(a), *_fields(b), answer}))
     first, second = (_hits(parts, version, dataset, answer) for version in (a, b))
     return Comparison(
@@ -63,14 +64,14 @@ def compare_prompts(parts: Parts, a: PromptVersion, b: PromptVersion, data: Path
         b=b.ref,
         data=str(data),
         data_digest=dataset.digest,
-        metrics=(_metric(a), _metric(b)),
+        metrics=(metric_of(a), metric_of(b)),
         hits=PairedHits.count(first, second),
         notes=tuple(_warnings(dataset, a, b)),
     )
 
 
-def _shared_answer(a: PromptVersion, b: PromptVersion) -> str:
-    """The field both predict."""
+def shared_answer(a: PromptVersion, b: PromptVersion) -> str:
+    """The field both predict. Raises InvalidInput where they predict two, or are one."""
     if a.ref == b.ref:
         raise InvalidInput(f"both are {a.ref}", "Give two versions.")
     first, second = str(a.config["answer"]), str(b.config["answer"])
@@ -89,8 +90,18 @@ def _fields(version: PromptVersion) -> tuple[str, ...]:
     return Template.parse(version.config["template"], version.config["answer"]).fields
 
 
-def _metric(version: PromptVersion) -> str:
-    return "accuracy" if version.config["candidates"] else "exact_match"
+def metric_of(version: PromptVersion, mode: BatchMode = BatchMode.AUTO) -> str:
+    """What the share of right answers is called: of ranked (or scored) answers, or generated."""
+    if mode is BatchMode.AUTO:
+        return "accuracy" if version.config["candidates"] else "exact_match"
+    return "exact_match" if mode is BatchMode.GENERATE else "accuracy"
+
+
+def flattery(version: PromptVersion, digests: Collection[str]) -> Iterator[str]:
+    """Whether these very data files made the version, or chose it."""
+    for split, how in (("train", "trained on"), ("eval", "chosen by")):
+        if version.lineage.datasets.get(split) in digests:
+            yield f"{version.ref} was {how} these very rows: its figure flatters it"
 
 
 def _hits(parts: Parts, version: PromptVersion, dataset: Dataset, answer: str) -> list[bool]:
@@ -121,10 +132,7 @@ def _encode(prompt: "ServedPrompt", dataset: Dataset, index: int) -> tuple[int, 
 def _warnings(dataset: Dataset, *versions: PromptVersion) -> Iterator[str]:
     """What a reader must know before believing the figures."""
     for version in versions:
-        for split in ("train", "eval"):
-            if version.lineage.datasets.get(split) == dataset.digest:
-                how = "trained on" if split == "train" else "chosen by"
-                yield f"{version.ref} was {how} these very rows: its figure flatters it"
+        yield from flattery(version, [dataset.digest])
         known = set(version.config["candidates"] or ())
         if known:
             answers = (row[str(version.config["answer"])].strip() for row in dataset.rows)

@@ -1,8 +1,8 @@
 """What PostgreSQL lets everybody with a role touch at all: the table privileges of their group.
 
-Which rows, the triggers of migration 0007 decide. Nobody of the group owns anything, so nobody can
-drop, alter, truncate or disable; history is only added to. The group is of one database, and is
-named by its oid: several Tutti databases share a server.
+Which rows, the triggers of migrations 0007 and 0008 decide. Nobody of the group owns anything, so
+nobody can drop, alter, truncate or disable; history is only added to. The group is of one database,
+and is named by its oid: several Tutti databases share a server.
 """
 
 from sqlalchemy import Connection, text
@@ -33,6 +33,8 @@ _WRITES: dict[str, tuple[str, ...]] = {
     "attempts": _KEEP,
     "job_log": ("INSERT", "DELETE"),
     "job_dependencies": ("INSERT", "DELETE"),
+    "batch_runs": _KEEP,
+    "batch_shards": _KEEP,
 }
 
 

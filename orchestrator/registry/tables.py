@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from orchestrator.domain.batch_run import BatchState, ShardState
 from orchestrator.domain.job import JobState
 from orchestrator.registry.dialect import PlainText, UtcDateTime
 
@@ -345,4 +346,55 @@ access = Table(
     _text("principal", primary_key=True),
     _text("task_pattern", primary_key=True),
     _text("role"),
+)
+
+batch_runs = Table(
+    "batch_runs",
+    metadata,
+    _text("id", primary_key=True),
+    _text("state"),
+    _text("owner"),
+    _text("source"),  # for people; `input` holds files and shards
+    _json("input"),
+    _json("settings"),
+    _json("pins"),
+    _json("bases"),
+    _text("output", index=True),
+    _text("format"),
+    _number("shard_rows"),
+    _number("num_threads"),
+    _text("code_version"),
+    _number("num_shards"),
+    _number("num_shards_done"),
+    Column("num_rows", BigInteger(), nullable=False),
+    Column("num_answered", BigInteger(), nullable=False),
+    Column("num_errors", BigInteger(), nullable=False),
+    _number("epoch"),
+    Column("lease_holder", PlainText()),
+    Column("lease_token", PlainText()),
+    Column("lease_expires_at", UtcDateTime()),
+    Column("error", PlainText()),
+    Column("seconds", Float(), nullable=False),
+    _time("created_at", index=True),
+    Column("finished_at", UtcDateTime()),
+    CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in BatchState)})", "known_state"),
+)
+
+batch_shards = Table(
+    "batch_shards",
+    metadata,
+    _text("run_id", "batch_runs.id", primary_key=True),
+    _number("number", primary_key=True, autoincrement=False),
+    _text("state"),
+    _number("epoch"),
+    Column("holder", PlainText()),
+    _number("num_rows"),
+    _number("num_errors"),
+    Column("file", PlainText()),
+    Column("sha256", PlainText()),
+    Column("num_bytes", BigInteger()),
+    Column("seconds", Float()),
+    _json("counts"),
+    CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in ShardState)})", "known_state"),
+    Index(None, "run_id", "state"),
 )

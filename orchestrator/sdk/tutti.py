@@ -12,7 +12,7 @@ from typing import Self
 
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.base_model import BaseModelRecord
-from orchestrator.sdk.batch_verbs import BatchVerbs
+from orchestrator.sdk.evaluation_verbs import EvaluationVerbs
 from orchestrator.sdk.job_verbs import JobVerbs
 from orchestrator.sdk.mlflow_verbs import MlflowVerbs
 from orchestrator.sdk.promotion_verbs import PromotionVerbs
@@ -23,7 +23,13 @@ from orchestrator.settings import Settings, read_settings
 
 
 class Tutti(
-    TrainVerbs, JobVerbs, PromptVerbs, MlflowVerbs, PromotionVerbs, BatchVerbs, UpkeepVerbs
+    TrainVerbs,
+    JobVerbs,
+    PromptVerbs,
+    MlflowVerbs,
+    PromotionVerbs,
+    EvaluationVerbs,
+    UpkeepVerbs,
 ):
     """One data directory (or team database) and everything that can be done with it."""
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.errors import IntegrityError
 from orchestrator.domain.prompt_version import PromptVersion
 
 #: `loss`, `learning_rate`, `eval_accuracy`, ...: each a list of (step, value), steps growing.
@@ -15,15 +16,21 @@ MAX_BYTES = 1 << 28
 
 
 def read_curve(version: PromptVersion, artifacts: ArtifactStore) -> Curve:
-    """The version's curves; empty if it has none."""
+    """The version's curves; empty if it has none. Raises IntegrityError for an artifact that is
+    away, or holds no curves."""
     artifact = version.artifacts.get("curve")
     if artifact is None:
         return {}
-    value = json.loads(artifacts.get_bytes(artifact.digest, MAX_BYTES))
-    return {
-        name: [(int(step), float(value)) for step, value in series]
-        for name, series in value.items()
-    }
+    data = artifacts.get_bytes(artifact.digest, MAX_BYTES)
+    try:
+        return {
+            str(name): [(int(step), float(value)) for step, value in series]
+            for name, series in dict(json.loads(data)).items()
+        }
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise IntegrityError(
+            f"the artifact `curve` of {version.ref} holds no curves: {error}"
+        ) from error
 
 
 def finite(series: Series) -> Series:

@@ -131,7 +131,7 @@ class MlflowProjection:
         """Log everything of a version, and end its run. A part that is there is not doubled."""
         from mlflow.entities import Metric, Param
 
-        curve = read_curve(version, self._artifacts)
+        curve, sweep = read_curve(version, self._artifacts), read_sweep(version, self._artifacts)
         params = [Param(name, value) for name, value in run_params(version).items()]
         metrics = [
             Metric(point.name, point.value, point.timestamp_ms, point.step)
@@ -144,7 +144,7 @@ class MlflowProjection:
         with tempfile.TemporaryDirectory(prefix="tutti-mlflow-") as folder:
             self._write_artifacts(Path(folder), version, draw_learning_curve(version, curve))
             self._client.log_artifacts(run_id, folder)
-        if (sweep := read_sweep(version, self._artifacts)) is not None:
+        if sweep is not None:
             write_trial_runs(self._client, self._experiment_id, run_id, version, sweep)
         self._client.set_terminated(run_id, "FINISHED", end_time=time_span_ms(version)[1])
 

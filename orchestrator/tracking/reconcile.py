@@ -93,8 +93,10 @@ class Reconciler:
                     self._require_turn()
                     repairs.append(repair(drift, compared))
                 error = self._mirror.deliver_alone().error or error
-        except TuttiError:
-            raise
+        except TuttiError as failure:
+            if not repairs:
+                raise
+            error = failure.message  # what was done is done, and has to be told
         except Exception as failure:  # MLflow raises nearly every kind; the rest is done next time
             error = explain(failure, self._mirror.tracking_uri)
         return SyncReport(tuple(repairs), error)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.domain.errors import IntegrityError
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.tracking.version_run import MAX_PARAM_CHARS, time_span_ms
 
@@ -12,12 +13,32 @@ PARENT_TAG, TRIAL_TAG, STATE_TAG = "mlflow.parentRunId", "tutti.trial", "tutti.t
 
 
 def read_sweep(version: PromptVersion, artifacts: ArtifactStore) -> dict[str, Any] | None:
-    """The metric and the trials of the sweep that the version won, if it won one."""
+    """The metric and the trials of the sweep that the version won, if it won one. Raises
+    IntegrityError for an artifact that is away, or holds no sweep."""
     artifact = version.artifacts.get("sweep")
     if artifact is None:
         return None
-    sweep: dict[str, Any] = json.loads(artifacts.get_bytes(artifact.digest, MAX_BYTES))
+    data = artifacts.get_bytes(artifact.digest, MAX_BYTES)
+    try:
+        sweep: dict[str, Any] = json.loads(data)
+        _check(sweep)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise IntegrityError(
+            f"the artifact `sweep` of {version.ref} holds no sweep: {error!r}"
+        ) from error
     return sweep
+
+
+def _check(sweep: dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless a sweep has what is told of it."""
+    kinds = {"trial": (int,), "state": (str,), "values": (dict,)}
+    numbers = dict.fromkeys(("best_loss", "best", "steps", "best_step"), (int, float, type(None)))
+    if not isinstance(sweep["metric"], str) or not isinstance(sweep["trials"], list):
+        raise TypeError("metric or trials")
+    for trial in sweep["trials"]:
+        for name, allowed in {**kinds, **numbers}.items():
+            if not isinstance(trial[name], allowed):
+                raise TypeError(f"{name} of a trial")
 
 
 def write_trial_runs(

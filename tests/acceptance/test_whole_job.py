@@ -127,7 +127,7 @@ def test_batch_answers_mixed_tasks_in_order(trained: Trained, tmp_path: Path) ->
     done = trained.home.tutti("batch", "run", "--input", source, "--output", output)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [answer["line"] for answer in answers] == list(range(1, 46))
+    assert [answer["row"] for answer in answers] == list(range(1, 46))
     first = answers[:9]
     assert [("error" in a) for a in first] == [
         False,
@@ -146,8 +146,10 @@ def test_batch_answers_mixed_tasks_in_order(trained: Trained, tmp_path: Path) ->
     digest = trained.home.json("prompts", "show", "colour-mlp@1")["digest"]
     assert first[0]["digest"] == digest
     for index, answer in enumerate(answers):
-        same = {k: v for k, v in answer.items() if k not in ("line", "error")}
-        assert same == {k: v for k, v in first[index % 9].items() if k not in ("line", "error")}
+        same = {k: v for k, v in answer.items() if k not in ("row", "line", "error")}
+        assert same == {
+            k: v for k, v in first[index % 9].items() if k not in ("row", "line", "error")
+        }
     manifest = json.loads((output.parent / "answers.jsonl.manifest.json").read_text())
     assert manifest["errors"] == 25
     assert manifest["versions"]["colour-mlp@1"]["digest"] == digest

@@ -15,7 +15,7 @@ SUBCOMMANDS = {
     "prompts": (
         *("list", "show", "promote", "rollback", "history", "at", "approve", "tag", "describe"),
     ),
-    "batch": ("run",),
+    "batch": ("run", "list", "show", "resume", "cancel", "report"),
     "mlflow": ("sync",),
     "db": ("upgrade", "current"),
 }
@@ -126,6 +126,14 @@ def test_the_version_is_shown(run: Run) -> None:
         ["prompts", "describe", "colour@1"],
         ["batch", "run"],
         ["batch", "run", "--input", "x.jsonl"],
+        ["batch", "run", "--input", "x", "--output", "y", "--map", "field"],
+        ["batch", "run", "--input", "x", "--output", "y", "--map", "a=b", "--map", "a=c"],
+        ["batch", "run", "--input", "x", "--output", "y", "--mode", "guess"],
+        ["batch", "show"],
+        ["batch", "resume"],
+        ["batch", "cancel"],
+        ["batch", "list", "--limit", "0"],
+        ["batch", "list", "--state", "nonsense"],
         ["db", "nonsense"],
         ["doctor", "nonsense"],
     ],

@@ -28,6 +28,7 @@ def version(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_archive_goes_from_one_registry_to_another(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert "imported" not in run("prompts", "show", "colour").out
     done = run("prompts", "export", "colour", "-o", tmp_path / "c.tutti")
     assert (done.code, done.out) == (0, "colour@1\n")
     monkeypatch.setenv("TUTTI_HOME", str(tmp_path / "elsewhere"))
@@ -37,6 +38,11 @@ def test_an_archive_goes_from_one_registry_to_another(
     assert run("prompts", "import", tmp_path / "c.tutti").out == "colour@1  was there already\n"
     lineage = run("prompts", "show", "colour@1", "--json").json["lineage"]
     assert lineage["job"] is None
+    assert lineage["origin"]["ref"] == "colour@1"
+    (told,) = [
+        line for line in run("prompts", "show", "colour").out.splitlines() if "import" in line
+    ]
+    assert f"from colour@1 of {lineage['origin']['registry']}, made " in told
 
 
 def test_what_cannot_be_exported_or_imported_exits_with_2(run: Run, tmp_path: Path) -> None:

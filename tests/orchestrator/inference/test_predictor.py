@@ -7,7 +7,8 @@ from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedRow, pack
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.artifacts.artifact_store import ArtifactStore
-from orchestrator.inference import predictor as predictor_module
+from orchestrator.domain.batch import BatchMode
+from orchestrator.domain.errors import InvalidData, InvalidInput
 from orchestrator.inference.predictor import Predictor, Query
 from orchestrator.inference.served_prompt import ServedPrompt
 from tests.orchestrator.inference.conftest import MAX_LENGTH, Base, MakeVersion
@@ -120,11 +121,14 @@ def test_the_order_of_rows_is_the_order_of_answers(
 
 
 def test_small_passes_give_the_same_answers(
-    predictor: Predictor, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+    model: PackedModel,
+    tokenizer: TextTokenizer,
+    prompts: dict[str, ServedPrompt],
+    predictor: Predictor,
+    queries: list[Query],
 ) -> None:
-    expected = predictor.answer(queries)
-    monkeypatch.setattr(predictor_module, "MAX_POSITIONS", 40)
-    for one, other in zip(predictor.answer(queries), expected, strict=True):
+    small = Predictor(model, tokenizer, prompts, max_positions=40)
+    for one, other in zip(small.answer(queries), predictor.answer(queries), strict=True):
         assert one.text == other.text
         assert one.score == pytest.approx(other.score, abs=1e-4)
 
@@ -151,3 +155,50 @@ def test_generation_stops_at_the_end_token(
 
 def test_no_queries_need_no_answers(predictor: Predictor) -> None:
     assert predictor.answer([]) == []
+
+
+def test_a_mode_may_be_asked_of_any_prompt_that_has_it(
+    predictor: Predictor, queries: list[Query]
+) -> None:
+    ranked = next(query for query in queries if query.prompt == "ranked")
+    spoken = next(query for query in queries if query.prompt == "spoken")
+    (said,) = predictor.answer([ranked], BatchMode.GENERATE)
+    assert said.text is not None
+    assert said.scores is None
+    assert said.num_tokens > 0
+    (chosen,) = predictor.answer([ranked], BatchMode.CLASSIFY)
+    assert chosen == predictor.answer([ranked])[0]
+    embedded = predictor.answer([ranked, spoken], BatchMode.EMBED)
+    assert [len(each.embedding or ()) for each in embedded] == [64, 64]
+    with pytest.raises(InvalidInput, match="spoken has no candidates"):
+        predictor.answer([spoken], BatchMode.CLASSIFY)
+    with pytest.raises(InvalidInput, match="nothing to score"):
+        predictor.answer([spoken], BatchMode.SCORE)
+
+
+def test_an_answer_that_cannot_be_scored_names_its_version(
+    predictor: Predictor, queries: list[Query]
+) -> None:
+    query = Query(queries[0].prompt, queries[0].context, ("",))
+    with pytest.raises(InvalidData, match="ranked@1: the answer '' has no tokens"):
+        predictor.answer([query], BatchMode.SCORE)
+
+
+def test_the_plan_is_told_in_a_line(predictor: Predictor, queries: list[Query]) -> None:
+    predictor.answer(queries)
+    assert "openings held as keys and values" in predictor.plan_note
+    assert "\n" not in predictor.plan_note
+
+
+def test_a_versions_candidates_are_calibrated_once(
+    model: PackedModel,
+    tokenizer: TextTokenizer,
+    prompts: dict[str, ServedPrompt],
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = Predictor(model, tokenizer, prompts)
+    ranked = [query for query in queries if query.prompt == "ranked"]
+    first = fresh.answer(ranked, calibrate=True)
+    monkeypatch.setattr(ServedPrompt, "encode_alike", None)  # would fail if it were called
+    assert fresh.answer(ranked, calibrate=True) == first

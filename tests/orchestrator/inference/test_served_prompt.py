@@ -119,3 +119,50 @@ def test_a_version_of_a_chat_brings_its_markup(
     assert hostile[0] == 259
     assert hostile.count(260) == 1
     assert hostile[-5:] == (-1, -2, -3, -4, 260)
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"),
+    [
+        ("{prompt:4}{word} {colour}", "...."),
+        ("{prompt:4}The word {word}: {colour}", "....The word "),
+        ("A {prompt:4} word {word}: {colour}", "A .... word "),
+        ("{prompt:2}{word}{prompt:2} {colour}", ".."),
+        ("{word}:{prompt:4} {colour}", ""),
+        ("{prompt:4}{colour}", "...."),
+    ],
+)
+def test_the_opening_is_what_no_field_changes(
+    make_version: MakeVersion,
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    template: str,
+    opening: str,
+) -> None:
+    prompt = ServedPrompt.load(make_version(template=template), store, tokenizer, MAX_LENGTH)
+    text = "".join("." if i < 0 else tokenizer.decode([i]) for i in prompt.opening)
+    assert text == opening
+
+
+def test_a_given_answer_is_encoded_as_the_versions_own(
+    make_version: MakeVersion, store: ArtifactStore, tokenizer: TextTokenizer
+) -> None:
+    version = make_version(candidates=("red", "blue"), ends_answer=True)
+    prompt = ServedPrompt.load(version, store, tokenizer, MAX_LENGTH)
+    assert prompt.encode_answer((1, 2), "blue") == prompt.candidate_ids[1]
+    assert prompt.candidate_ids[1][-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [("", "has no tokens"), ("x" * 300, "at most 256 are allowed")]
+)
+def test_an_answer_that_cannot_be_scored_is_refused(
+    make_version: MakeVersion,
+    store: ArtifactStore,
+    tokenizer: TextTokenizer,
+    answer: str,
+    message: str,
+) -> None:
+    prompt = ServedPrompt.load(make_version(), store, tokenizer, MAX_LENGTH)
+    with pytest.raises(InvalidData, match=message):
+        prompt.encode_answer((1, 2), answer)

@@ -15,12 +15,14 @@ from orchestrator.domain.prompt_version import PromptRef, TrainedPrompt
 from orchestrator.domain.task_spec import PromoteSpec
 from orchestrator.registry import migrate
 from orchestrator.registry.access_book import AccessBook
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.database import Database
 from orchestrator.registry.errors import AccessDenied
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
+from tests.orchestrator.registry.batch_plans import answer, make_plan
 
 PEOPLE = (
     Access("vic", Role.VIEWER, ALL_TASKS),
@@ -270,6 +272,32 @@ def test_trainer_controls_own_jobs_and_a_controller_runs_them(
     controller.archive(job.id, "digest")
     for item in Outbox(as_("ctl")).pending():
         Outbox(as_("ctl")).delivered(item.id)
+
+
+def test_trainer_runs_own_batches_and_a_viewer_none(as_: As) -> None:
+    """A trainer of a pattern too: a run writes to no task."""
+    own, run_id = BatchBook(as_("tina")), "7" * 32
+    lease = own.create(run_id, make_plan((2,)), "in", "tina", "host:1:1", 60)
+    own.commit(lease, [answer(claim, 2) for claim in own.claim(lease)])
+    for name, why in {"vic": "needs the role trainer", "tom": "of tina"}.items():
+        with pytest.raises(AccessDenied, match=why):
+            BatchBook(as_(name)).cancel(run_id)
+        assert BatchBook(as_(name)).get(run_id).num_answered == 2
+        with pytest.raises(AccessDenied):
+            run(as_(name), "UPDATE batch_shards SET sha256 = 'x'")
+    with pytest.raises(AccessDenied, match="needs the role trainer"):
+        BatchBook(as_("vic")).create("8" * 32, make_plan(output="/v"), "in", "vic", "h", 60)
+    with pytest.raises(AccessDenied, match="of tom"):
+        BatchBook(as_("tina")).create("8" * 32, make_plan(output="/v"), "in", "tom", "h", 60)
+    with pytest.raises(AccessDenied, match="what a batch run was started with"):
+        run(as_("tina"), "UPDATE batch_runs SET pins = '{}'")
+    for sql in ("DELETE FROM batch_shards", "DELETE FROM batch_runs"):
+        with pytest.raises(AccessDenied):
+            run(as_("ada"), sql)
+    own.finish(lease, 1.0)
+    other = BatchBook(as_("tom")).create("9" * 32, make_plan(output="/t"), "in", "tom", "h", 60)
+    assert other.epoch == 1
+    assert BatchBook(as_("ctl")).cancel("9" * 32).state == "cancelled"
 
 
 def test_token_is_kept_as_a_verifier_and_rotates(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,39 @@ def test_a_lost_artifact_holds_up_its_own_task_only(
     artifacts.put_bytes(data)
     assert mirror.deliver() == Delivery(2, 0)
     assert client.get_model_version_by_alias("lost", "production").version == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("curve", b"not JSON"),
+        ("curve", b"[1]"),
+        ("curve", b'{"loss": [[1, "x"]]}'),
+        ("curve", b'{"loss": 3}'),
+        ("sweep", b"{}"),
+        ("sweep", b"null"),
+        ("sweep", b'{"metric": "accuracy", "trials": [{}]}'),
+    ],
+)
+def test_an_artifact_of_nonsense_holds_up_its_own_task_only(
+    mirror: MlflowMirror,
+    make_version: Make,
+    registry: MemoryRegistry,
+    artifacts: ArtifactStore,
+    name: str,
+    content: bytes,
+) -> None:
+    version = make_version("odd")
+    files = {**version.artifacts, name: artifacts.put_bytes(content)}
+    registry.versions["odd", 1] = replace(version, artifacts=files)
+    make_version("kept")
+    delivery = mirror.deliver()
+    assert (delivery.num_delivered, delivery.num_pending) == (1, 1)
+    assert f"version_registered of odd: the artifact `{name}` of odd@1 holds no" in str(
+        delivery.error
+    )
+    registry.versions["odd", 1] = version
+    assert mirror.deliver() == Delivery(1, 0)
 
 
 def test_the_real_registry_is_mirrored(
