@@ -129,7 +129,6 @@ def test_the_version_is_shown(run: Run) -> None:
         ["batch", "run", "--input", "x", "--output", "y", "--map", "field"],
         ["batch", "run", "--input", "x", "--output", "y", "--map", "a=b", "--map", "a=c"],
         ["batch", "run", "--input", "x", "--output", "y", "--mode", "guess"],
-        ["batch", "show"],
         ["batch", "resume"],
         ["batch", "cancel"],
         ["batch", "list", "--limit", "0"],
