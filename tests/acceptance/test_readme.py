@@ -46,6 +46,11 @@ def shrink_examples(folder: Path) -> None:
         for file in value["data"].values():
             data = spec.parent / file
             data.write_text("".join(data.read_text().splitlines(keepends=True)[:6]))
+    sweep = folder / "examples/sweeps/country-continent.yaml"
+    value = yaml.safe_load(sweep.read_text())
+    value["training"], value["evaluation"]["every"] = {"steps": 2, "batch_size": 2}, 2
+    value["sweep"] = {"over": {"training.learning_rate": [0.01, 0.02]}}
+    sweep.write_text(yaml.safe_dump(value, sort_keys=False))
 
 
 def write_animals(folder: Path) -> None:

@@ -250,7 +250,7 @@ def test_every_fault_of_every_spec_is_told(run: Run, home: Path, tasks: Path) ->
         (["base", "add", "x", "."], "config.json is missing"),
         (["base", "add", "x", ".", "--gguf", "nothing.gguf"], "no such file"),
         (["batch", "run", "--input", "no.jsonl", "--output", "o"], "no.jsonl: no such file"),
-        (["batch", "run", "--input", ".", "--output", "o"], "not a file"),
+        (["batch", "run", "--input", ".", "--output", "o"], "no input file is there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -276,7 +276,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(
 def test_an_empty_batch_is_refused(run: Run, home: Path, tasks: Path) -> None:
     (tasks / "in.jsonl").write_bytes(b"")
     done = run("batch", "run", "--input", "in.jsonl", "--output", "o.jsonl")
-    assert_refused(done, "in.jsonl: the file is empty", "one JSON request a line")
+    assert_refused(done, "in.jsonl: the file is empty", "Give at least one row.")
     assert not (tasks / "o.jsonl").exists()
 
 

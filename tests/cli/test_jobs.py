@@ -61,7 +61,9 @@ def test_a_sweep_shows_how_many_trials_are_left_and_then_all_of_them(
     (submitted,) = run("submit", write_task(tasks, "swept", sweep=sweep), "--json").json
     won = {"trial": 0, "values": {"training.learning_rate": 0.0123456}, "steps": 4, "best": 0.81}
     lost = {"trial": 1, "values": {"training.learning_rate": 0.02}, "steps": 2, "best": None}
-    trials = [{**won, "state": "won"}, {**lost, "state": "stopped at step 2: rank 2 of 2"}]
+    won |= {"state": "won", "best_loss": 0.4, "best_step": 4}
+    lost |= {"state": "stopped at step 2: rank 2 of 2", "best_loss": None, "best_step": 0}
+    trials = [won, lost]
     told = {"step": 2, "num_steps": 4, "loss": 1.0, "best": 0.5, "stage": "1 of 2 trials left"}
     with open_tutti(home) as tutti:
         parts = tutti.parts
