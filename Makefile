@@ -32,10 +32,10 @@ demo: $(VENV)/.demo  ## Train, register, promote and batch-run real tasks on a r
 	@PATH="$(CURDIR)/$(BIN):$$PATH" TUTTI_HOME="$${TUTTI_HOME:-$(CURDIR)/.tutti}" examples/demo.sh
 
 test: setup  ## Run the tests (under ten minutes on two cores)
-	$(BIN)/python -m pytest -m "not faults" -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults and not long" -n 2 --no-loadscope-reorder
 
-test-faults: setup  ## Run the tests that kill processes on purpose
-	$(BIN)/python -m pytest -m faults
+test-faults: setup  ## Run the long tests: those that kill processes on purpose, and every README command
+	$(BIN)/python -m pytest -m "faults or long" -n 2 --no-loadscope-reorder
 
 check: setup  ## Lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def postgres_url() -> Iterator[str]:
         yield uri
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_readme_command_runs(tmp_path: Path, postgres_url: str) -> None:
     home = Home(tmp_path / "home", tmp_path / "work", {"TUTTI_DATABASE_URL": postgres_url})
