@@ -73,7 +73,7 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_readme_command_runs(tmp_path: Path, postgres_url: str) -> None:
     home = Home(tmp_path / "home", tmp_path / "work", {"TUTTI_DATABASE_URL": postgres_url})
     home.tasks.mkdir()
