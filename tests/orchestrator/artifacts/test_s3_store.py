@@ -15,6 +15,7 @@ from orchestrator.artifacts.store_url import open_store
 from orchestrator.domain.digest import digest_bytes
 from orchestrator.domain.errors import IntegrityError, StoreUnavailable
 from orchestrator.upkeep.gc import collect
+from tests.s3_server import s3_server
 
 DATA = bytes(range(256)) * 5000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,13 +23,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

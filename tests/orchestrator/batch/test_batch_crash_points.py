@@ -7,12 +7,9 @@ Driver and worker are one process here, without Ray, so that one walk meets all 
 
 import itertools
 import os
-import signal
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -24,6 +21,7 @@ from orchestrator.domain.batch_run import BatchState, ShardState
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inference.predictor import Predictor
 from orchestrator.registry import migrate
+from tests.kill_points import where_killed
 from tests.orchestrator.batch.conftest import Files, InlinePool, fill, open_parts, write_rows
 from tests.postgres_server import postgres_server
 
@@ -72,43 +70,6 @@ def opened(settings: dict[str, str]) -> Parts:
     return open_parts(Path(settings["home"]), **rest)
 
 
-def where_killed(work: Callable[[], object], number: int) -> str | None:
-    """Do `work` in a process that kills itself before its `number`-th call of CALLS: of which.
-    None: there were not so many, and the work is done."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _arm(number, write)
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(pid, 0)
-    with os.fdopen(read) as told:
-        where = told.read()
-    assert status == (signal.SIGKILL if where else 0), (status, where)
-    return where or None
-
-
-def _arm(number: int, report: int) -> None:
-    numbers = itertools.count()
-
-    def die_before(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def armed(*given: Any, **named: Any) -> Any:
-            if next(numbers) == number:
-                os.write(report, name.encode())
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*given, **named)
-
-        return armed
-
-    for owner, name in CALLS:
-        setattr(owner, name, die_before(name, getattr(owner, name)))
-
-
 @pytest.mark.parametrize(
     ("settings", "output"),
     [
@@ -135,7 +96,7 @@ def test_killed_at_any_instant_the_run_is_resumed_to_the_same_bytes(
     states: Counter[tuple[str, int]] = Counter()
     for number in itertools.count():
         name = f"{number}-{output}"
-        where = where_killed(lambda name=name: run(name), number)  # type: ignore[misc]
+        where = where_killed(lambda name=name: run(name), CALLS, number)  # type: ignore[misc]
         if where is None:
             break
         met[where] += 1
@@ -143,7 +104,7 @@ def test_killed_at_any_instant_the_run_is_resumed_to_the_same_bytes(
         states[state] += 1
         assert b"".join(files.output(name).values()) == calm, (number, where)
         assert not list(tmp_path.glob(f".{name}.parts*")), (number, where)
-    assert {"fsync", "do_commit", "mkdir"} < set(met)
+    assert {"before fsync", "before do_commit", "before mkdir"} < set(met)
     assert {("none", 0), ("running", 0), ("running", 1), ("running", 2)} <= set(states)
 
 

@@ -23,19 +23,15 @@ from tests.orchestrator.batch_data.tables import (
     write_jsonl,
     write_parquet,
 )
+from tests.s3_server import s3_server
 
 TABLE = [{"word": f"w{number}"} for number in range(7)]
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["memory", "s3"])

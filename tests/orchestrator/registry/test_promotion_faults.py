@@ -9,14 +9,11 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -28,6 +25,7 @@ from orchestrator.registry.database import Database
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
 from orchestrator.registry.tables import aliases
+from tests.kill_points import WHEN, where_killed
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 NUM_PROCESSES = 64
@@ -147,55 +145,12 @@ def rollback(registry: PromptRegistry, alias: str) -> Promotion:
 
 
 #: What is done, what the alias had pointed at before, and where it is after.
+CALLS = ((DefaultDialect, "do_execute"), (DefaultDialect, "do_commit"))
 ACTS: list[tuple[Act, list[int], int]] = [
     (first_promotion, [], 3),
     (promotion, [1, 2], 3),
     (rollback, [1, 2], 1),
 ]
-
-
-def where_killed(work: Callable[[], object], number: int, when: str) -> str | None:
-    """Do `work` in a process that kills itself `when` ("before", "after") it makes its `number`-th
-    statement or commit: at which. None: there were not so many, and the work is done."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _arm(number, when, write)
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(pid, 0)
-    with os.fdopen(read) as told:
-        where = told.read()
-    assert status == (signal.SIGKILL if where else 0), (status, where)
-    return where or None
-
-
-def _arm(number: int, when: str, report: int) -> None:
-    numbers = itertools.count()
-
-    def die_at(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def armed(*given: Any, **named: Any) -> Any:
-            is_it = next(numbers) == number
-            if is_it and when == "before":
-                die(f"before {name}")
-            answer = call(*given, **named)
-            if is_it:
-                die(f"after {name}")
-            return answer
-
-        return armed
-
-    def die(where: str) -> None:
-        os.write(report, where.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for name in ("do_execute", "do_commit"):
-        setattr(DefaultDialect, name, die_at(name, getattr(DefaultDialect, name)))
 
 
 @pytest.mark.parametrize(("act", "before", "after"), ACTS, ids=lambda x: getattr(x, "__name__", ""))
@@ -204,7 +159,7 @@ def test_mover_killed_at_any_statement_has_moved_or_has_not_and_a_repeat_is_safe
 ) -> None:
     met: Counter[str] = Counter()
     outcomes: set[bool] = set()
-    for number, when in itertools.product(range(1000), ("before", "after")):
+    for number, when in itertools.product(range(1000), WHEN):
         alias = f"{when}-{number}"
         with opened(url) as database:
             for each in before:
@@ -214,7 +169,7 @@ def test_mover_killed_at_any_statement_has_moved_or_has_not_and_a_repeat_is_safe
             with opened(url) as database:
                 act(PromptRegistry(database), alias)
 
-        where = where_killed(work, number, when)
+        where = where_killed(work, CALLS, number, when)
         with opened(url) as database:
             registry = PromptRegistry(database)
             has_moved = len(registry.history("color", alias)) > len(before)

@@ -8,10 +8,8 @@ Worker and controller are one process here, without Ray, so that one walk meets 
 import itertools
 import json
 import os
-import signal
 import subprocess
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -46,6 +44,7 @@ from orchestrator.training.sharded_base import ShardedBase
 from orchestrator.training.task_opening import TaskOpening
 from orchestrator.training.task_run import TaskRun
 from orchestrator.training.trained_prompt import store_trained_prompt
+from tests.kill_points import WHEN, where_killed
 from tests.orchestrator.scheduling.conftest import MemoryGang
 from tests.orchestrator.training.conftest import MAX_LENGTH, MAX_POSITIONS, make_spec
 from tests.postgres_server import postgres_server
@@ -223,50 +222,6 @@ def content(version: PromptVersion) -> Any:
     return {name: artifact.digest for name, artifact in version.artifacts.items()}
 
 
-def where_killed(work: Callable[[], object], number: int, when: str) -> str | None:
-    """Do `work` in a process that kills itself `when` ("before", "after") it makes its `number`-th
-    call of CALLS: at which. None: there were not so many, and the work is done."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _arm(number, when, write)
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(pid, 0)
-    with os.fdopen(read) as told:
-        where = told.read()
-    assert status == (signal.SIGKILL if where else 0), (status, where)
-    return where or None
-
-
-def _arm(number: int, when: str, report: int) -> None:
-    numbers = itertools.count()
-
-    def die_at(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def armed(*given: Any, **named: Any) -> Any:
-            is_it = next(numbers) == number
-            if is_it and when == "before":
-                die(f"before {name}")
-            answer = call(*given, **named)
-            if is_it:
-                die(f"after {name}")
-            return answer
-
-        return armed
-
-    def die(where: str) -> None:
-        os.write(report, where.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for owner, name in CALLS:
-        setattr(owner, name, die_at(name, getattr(owner, name)))
-
-
 def test_killed_at_any_instant_the_job_is_done_once_as_if_nothing_had_happened(
     make_world: MakeWorld,
 ) -> None:
@@ -277,9 +232,9 @@ def test_killed_at_any_instant_the_job_is_done_once_as_if_nothing_had_happened(
     met: Counter[str] = Counter()
     states: set[JobState] = set()
     trained: set[tuple[int, ...]] = set()
-    for number, when in itertools.product(range(1000), ("before", "after")):
+    for number, when in itertools.product(range(1000), WHEN):
         world = make_world()
-        where = where_killed(world.live, number, when)
+        where = where_killed(world.live, CALLS, number, when)
         if where is None:
             break
         met[where] += 1
