@@ -264,6 +264,7 @@ class Parts:
             context_memory_bytes=settings.context_memory_mb << 20,
             context_disk_bytes=settings.context_disk_mb << 20,
             context_dtype=settings.context_dtype,
+            weight_copies_bytes=settings.weight_copies_mb << 20,
             offload_folder=settings.offload_folder,
         )
 

@@ -19,6 +19,7 @@ from encoders.packed.last_layer import on_rows_only, row_wise_modules
 from encoders.packed.onednn_linear import OneDnnLinear
 from encoders.packed.packed_attention import PACKED, LayerStates
 from encoders.packed.packing import PackedBatch, PackedRow, pack
+from encoders.packed.weight_copies import WeightCopies
 
 EXACT_TOLERANCE = 2e-3  # of the largest logit: fp32 runs differ by 1e-5, a wrong model by 1
 #: Or of the dtype's own rounding, where that is more: in bf16 transformers' own two attentions
@@ -41,11 +42,16 @@ class PackedModel:
         model.eval()
         self.model = model
         self.token_dim: int = model.get_input_embeddings().embedding_dim
+        self._copies = WeightCopies(0)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "PackedModel":
         """Load a transformers folder with safetensors weights; never reaches for a hub."""
         return cls(load_frozen(folder, PACKED, dtype))
+
+    def keep_weight_copies(self, max_bytes: int) -> None:
+        """Have weights copied for faster products on a processor: see weight_copies.py."""
+        self._copies = WeightCopies(max_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +116,7 @@ class PackedModel:
         """Logits [N, vocabulary] of a decoding step: one token [N] of each sequence, at its
         position [N]. The sequences' slots take the new states."""
         token_ids, positions = token_ids.to(self.device), positions.to(self.device)
-        with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
+        with OneDnnLinear(self._copies) if self.device.type == "cpu" else nullcontext():
             output = self.model(
                 inputs_embeds=self.model.get_input_embeddings()(token_ids)[None],
                 position_ids=positions[None],
@@ -139,7 +145,7 @@ class PackedModel:
         **arguments: object,
     ) -> Any:
         """What `module`, the model or its decoder, returns for a batch on its device."""
-        with OneDnnLinear() if self.device.type == "cpu" else nullcontext():
+        with OneDnnLinear(self._copies) if self.device.type == "cpu" else nullcontext():
             return module(
                 inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),

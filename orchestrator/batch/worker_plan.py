@@ -32,6 +32,7 @@ def worker_plan(parts: Parts, plan: RunPlan, parts_folder: str) -> WorkerPlan:
         bases=bases,
         artifact_url=parts.artifacts.url,
         num_threads=plan.num_threads,
+        weight_copies_bytes=parts.settings.weight_copies_mb << 20,
     )
     source = Input.from_json(plan.input)
     return WorkerPlan(source, answers, parts_folder, OutputFormat(plan.format))

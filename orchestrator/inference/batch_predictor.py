@@ -40,6 +40,7 @@ def predictor_arguments(
     artifact_url: str,
     num_threads: int,
     settings: BatchSettings | None = None,
+    weight_copies_bytes: int = 0,
 ) -> dict[str, Any]:
     """BatchPredictor's arguments: `versions` by reference, `bases` as folder and longest row by
     fingerprint. One reference alone answers all rows."""
@@ -48,7 +49,9 @@ def predictor_arguments(
         (only,) = versions
         settings = BatchSettings(**{**vars(settings), "prompt": PromptRef.parse(only)})
     served = {fingerprint: ServedBase(*base) for fingerprint, base in bases.items()}
-    plan = AnswerPlan(settings, versions, {}, served, artifact_url, num_threads)
+    plan = AnswerPlan(
+        settings, versions, {}, served, artifact_url, num_threads, weight_copies_bytes
+    )
     return {"plan": plan}
 
 

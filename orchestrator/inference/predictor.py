@@ -60,15 +60,18 @@ class Predictor:
         versions: Iterable[PromptVersion],
         store: ArtifactStore,
         held_bytes: int = HELD_BYTES,
+        weight_copies_bytes: int = 0,
     ) -> "Predictor":
         """Load a base's folder, whose longest row is `max_length`, and `versions` on it, which
-        become its prompts by `TASK@NUMBER`."""
+        become its prompts by `TASK@NUMBER`; the last argument as `keep_weight_copies` takes it."""
         tokenizer = TextTokenizer.load(base)
         prompts = {
             version.ref: ServedPrompt.load(version, store, tokenizer, max_length)
             for version in versions
         }
-        return cls(load_exact(base), tokenizer, prompts, held_bytes)
+        model = load_exact(base)
+        model.keep_weight_copies(weight_copies_bytes)
+        return cls(model, tokenizer, prompts, held_bytes)
 
     @property
     def plan_note(self) -> str:

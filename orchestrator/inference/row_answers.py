@@ -40,6 +40,7 @@ class AnswerPlan:
     bases: Mapping[str, ServedBase]
     artifact_url: str
     num_threads: int
+    weight_copies_bytes: int = 0
 
 
 @dataclass
@@ -157,7 +158,13 @@ class RowAnswers:
         versions = {version.ref: version for version in self.plan.versions.values()}
         here = [v for v in versions.values() if v.lineage.base_fingerprint == fingerprint]
         store = ArtifactStore(self.plan.artifact_url)
-        return Predictor.load(base.folder, base.max_length, here, store)
+        return Predictor.load(
+            base.folder,
+            base.max_length,
+            here,
+            store,
+            weight_copies_bytes=self.plan.weight_copies_bytes,
+        )
 
 
 def _by_base(rows: list[AnsweredRow]) -> dict[str, list[AnsweredRow]]:

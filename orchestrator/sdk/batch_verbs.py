@@ -110,7 +110,7 @@ class BatchVerbs(Verbs):
     def batch_predictor(self, refs: Sequence[str], **options: Any) -> dict[str, Any]:
         """Arguments for BatchPredictor in a `ray.data` pipeline of your own, with the references
         resolved now: `map_batches(BatchPredictor, fn_constructor_kwargs=...)`. `options`: its
-        `settings` and `num_threads`."""
+        `settings`, `num_threads` and `weight_copies_bytes`."""
         from orchestrator.inference.batch_predictor import predictor_arguments
 
         versions = {ref: self.prompt(ref) for ref in refs}
@@ -120,6 +120,7 @@ class BatchVerbs(Verbs):
             record = self.parts.bases.get_by_fingerprint(fingerprint)
             bases[fingerprint] = (self.parts.base_store.path(fingerprint), record.max_length)
         options.setdefault("num_threads", self.parts.threads_per_worker)
+        options.setdefault("weight_copies_bytes", self.parts.settings.weight_copies_mb << 20)
         return predictor_arguments(versions, bases, self.parts.artifacts.url, **options)
 
 

@@ -33,6 +33,7 @@ class WorkerOptions:
     context_memory_bytes: int = 0
     context_disk_bytes: int = 0
     context_dtype: str = "float32"
+    weight_copies_bytes: int = 0
     offload_folder: Path | None = None
     silence_s: float = 150.0
 
@@ -162,6 +163,8 @@ def _load_base(config: WorkerConfig, tokenizer: Any, heart: Heart) -> Any:
         offload_folder=config.options.offload_folder,
         shares_rows=config.order.shares_rows,
     )
+    if config.order.zero_stage == 0:
+        base.model.keep_weight_copies(config.options.weight_copies_bytes)
     reason = base.model.fallback_reason
     heart.reach(f"training, not packed: {reason}" if reason else "training", is_ready=True)
     return base

@@ -74,6 +74,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
         "TUTTI_CONTEXT_MEMORY_MB": "512",
         "TUTTI_CONTEXT_DISK_MB": "2048",
         "TUTTI_CONTEXT_DTYPE": "bfloat16",
+        "TUTTI_WEIGHT_COPIES_MB": "64",
         "TUTTI_CHECKPOINT_S": "2.5",
         "TUTTI_LEASE_S": "7.5",
         "TUTTI_CACHE_TTL_S": "5",
@@ -90,7 +91,7 @@ def test_every_setting_has_its_variable(home: Path, cwd: Path) -> None:
     assert (settings.offload, settings.offload_folder) == ("nvme", Path("/mnt/nvme"))
     assert (settings.device_memory_gb, settings.max_positions) == (11.5, 4096)
     assert (settings.context_memory_mb, settings.context_disk_mb) == (512, 2048)
-    assert settings.context_dtype == "bfloat16"
+    assert (settings.context_dtype, settings.weight_copies_mb) == ("bfloat16", 64)
     assert (settings.checkpoint_s, settings.cache_ttl_s) == (2.5, 5)
     assert settings.mlflow_drift == "revert"
     assert settings.database_url == "postgresql://db/tutti"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from encoders.packed import onednn_linear
 from encoders.packed.onednn_linear import OneDnnLinear
+from encoders.packed.weight_copies import WeightCopies
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 def run(call: Any, x: Tensor, inside: bool) -> tuple[Tensor, Tensor]:
     """A call's result and the gradient of x for some loss."""
     x = x.clone().requires_grad_()
-    with OneDnnLinear() if inside else nullcontext():
+    with OneDnnLinear(WeightCopies(0)) if inside else nullcontext():
         result = call(x)
     result.sin().sum().backward()
     assert x.grad is not None
@@ -61,7 +62,7 @@ def test_gpt2s_layers_are_served_as_well(products: list[torch.Size]) -> None:
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
     weight, x = torch.randn(192, 576), torch.randn(300, 576)
-    with OneDnnLinear():
+    with OneDnnLinear(WeightCopies(0)):
         among = F.linear(x, weight)
         for first, size in [(0, 2), (5, 3), (17, 16), (100, 65), (3, 299 - 3)]:
             alone = F.linear(x[first : first + size].contiguous(), weight)
@@ -93,6 +94,6 @@ def test_others_are_left_alone(call: Any, products: list[torch.Size]) -> None:
 
 def test_a_learning_weight_still_learns() -> None:
     layer = nn.Linear(24, 5)
-    with OneDnnLinear():
+    with OneDnnLinear(WeightCopies(0)):
         layer(torch.randn(6, 24)).sum().backward()
     assert layer.weight.grad is not None
