@@ -19,13 +19,15 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def service(data: Path, port: int, env: Mapping[str, str]) -> Service:
-    """A server of the runs and artifacts in `data`."""
+def service(
+    data: Path, port: int, env: Mapping[str, str], backend_url: str | None = None
+) -> Service:
+    """A server of the runs and artifacts in `data`, or of the runs at `backend_url`."""
     data.mkdir(exist_ok=True)
     command = (
         str(Path(sys.executable).with_name("mlflow")), "server",
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{data / 'mlflow.db'}",
+        "--backend-store-uri", backend_url or f"sqlite:///{data / 'mlflow.db'}",
         "--artifacts-destination", str(data / "artifacts"), "--serve-artifacts",
     )  # fmt: skip
     return Service(NAME, command, {**env, **QUIET}, lambda _, __: _answers(port))
