@@ -6,12 +6,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class GangKey:
     """What jobs of a gang have in common. `zero_stage` is None where neither spec nor setting
-    says one: the base's size does. `suspect` is the job of a gang that has one job alone."""
+    says one: the base's size does. A trial is a gang for jobs that may have ended others: it is
+    given one of them at a time."""
 
     base_fingerprint: str
     zero_stage: int | None
     shares_rows: bool = False
-    suspect: str | None = None
+    is_trial: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Jobs that can share a base share a gang. A gang has room for `step_positions` of
 worker; while workers are free, a busy gang is left at `grow_positions` and another one is started
 beside it. When workers run out, a gang without work ends at once, one that had its turn is closed
 for those who waited long, and less urgent jobs make room: those of the same base in their gang, the
-others with theirs. A job that was unlucky twice gets a gang of its own, for it may be the cause.
+others with theirs. Jobs that were unlucky twice go on trial, for one of them may be the cause: into
+a gang apart, each when the one before it is known to be well.
 """
 
 import math
@@ -27,7 +28,7 @@ from orchestrator.scheduling.turns import Turns
 
 #: Jobs in a row that find no place before planning stops looking.
 LOOK_AHEAD = 1000
-#: The machine's faults in a row after which a job trains alone.
+#: The machine's faults in a row, without a checkpoint between, after which a job goes on trial.
 SUSPECT_FAULTS = 2
 
 
@@ -72,14 +73,17 @@ class _Place:
     positions: float = 0.0
     num_bytes: float = 0.0
     is_reserved: bool = False
+    has_suspect: bool = False
     job_ids: list[str] = field(default_factory=list)
 
     def takes(self, job: QueuedJob, positions: float, num_bytes: float) -> bool:
-        """Whether it takes a job, at so many positions and bytes a worker; an empty one takes
-        any."""
+        """Whether it takes a job, at so many positions and bytes a worker; an empty one takes any,
+        a trial none beside one that is not known to be well."""
+        if self.is_reserved or (self.key.is_trial and self.has_suspect):
+            return False
         has_room = self.positions + job.num_positions <= positions * self.num_workers
         has_memory = self.num_bytes + job.num_bytes <= num_bytes * self.num_workers
-        return not self.is_reserved and (self.positions == 0 or (has_room and has_memory))
+        return self.positions == 0 or (has_room and has_memory)
 
     @property
     def wants_worker(self) -> bool:
@@ -90,6 +94,7 @@ class _Place:
         """Count the work of a job that it has."""
         self.positions += job.num_positions
         self.num_bytes += job.num_bytes
+        self.has_suspect = self.has_suspect or _is_suspect(job)
 
     def add(self, job: QueuedJob) -> None:
         self.hold(job)
@@ -99,8 +104,11 @@ class _Place:
 def key_of(job: QueuedJob, default_zero_stage: int | None) -> GangKey:
     """The kind of gang a job needs."""
     stage = default_zero_stage if job.zero_stage is None else job.zero_stage
-    suspect = job.id if job.faults >= SUSPECT_FAULTS else None
-    return GangKey(job.base_fingerprint, stage, job.is_data_parallel, suspect)
+    return GangKey(job.base_fingerprint, stage, job.is_data_parallel, _is_suspect(job))
+
+
+def _is_suspect(job: QueuedJob) -> bool:
+    return job.faults >= SUSPECT_FAULTS
 
 
 def plan(
@@ -174,7 +182,7 @@ class _Planning:
             if self._min_workers.get(key, 1) <= self._limits.num_workers:
                 self.waiting.setdefault(key, job)
                 self._kept = self._kept or job
-        elif key not in self.crowded:
+        elif key not in self.crowded and not key.is_trial:
             self.crowded[key] = job
             min(places, key=lambda p: p.positions / p.num_workers).is_reserved = True
 
@@ -206,7 +214,7 @@ class _Planning:
         num_workers = self._free if takes_all else 1
         self._free -= num_workers
         places = self._places.setdefault(key, [])
-        most = self._limits.gang_workers
+        most = 0 if key.is_trial else self._limits.gang_workers
         small = (each for each in places if each.name is None and each.num_workers < most)
         starting = next(small, None)
         if starting is None:

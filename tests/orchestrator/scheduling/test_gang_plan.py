@@ -242,11 +242,34 @@ def test_in_a_full_gang_the_least_urgent_job_makes_room_for_a_more_urgent_one() 
     assert plan([queued("same")], running[1:] * 2, [], [GangView("g", A, 1)], limits, NOW) == []
 
 
-def test_a_job_that_was_unlucky_twice_trains_alone() -> None:
+TRIAL = GangKey("a", 0, is_trial=True)
+
+
+def test_a_job_that_was_unlucky_twice_goes_on_trial() -> None:
     jobs = [queued("bad", faults=2), queued("0"), queued("1")]
     assert plan(jobs, [], [], [], TWO, NOW) == [
-        StartGang(GangKey("a", 0, suspect="bad"), 1, ("bad",)),
+        StartGang(TRIAL, 1, ("bad",)),
         StartGang(A, 1, ("0", "1")),
+    ]
+
+
+def test_on_trial_each_waits_until_the_one_before_it_is_known_to_be_well() -> None:
+    unlucky = [queued(f"{i}", faults=2 + i) for i in range(3)]
+    one = replace(TWO, num_workers=1)
+    assert plan(unlucky, [], [], [], one, NOW) == [StartGang(TRIAL, 1, ("0",))]
+    trial = GangView("t", TRIAL, 1)
+    on_trial, well = held("x", "t", faults=2), held("x", "t", faults=0)
+    assert plan(unlucky, [on_trial], [], [trial], one, NOW) == []
+    assert plan(unlucky, [well], [], [trial], one, NOW) == [AdmitJobs("t", ("0",))]
+    urgent = [queued("urgent", faults=2, priority=9)]
+    assert plan(urgent, [on_trial], [], [trial], one, NOW) == []
+
+
+def test_free_workers_are_a_trial_each() -> None:
+    unlucky = [queued(f"{i}", faults=2) for i in range(3)]
+    assert plan(unlucky, [], [], [], TWO, NOW) == [
+        StartGang(TRIAL, 1, ("0",)),
+        StartGang(TRIAL, 1, ("1",)),
     ]
 
 
