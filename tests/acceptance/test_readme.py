@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def test_every_readme_command_runs(tmp_path: Path, postgres_url: str) -> None:
     found = commands()
     assert len(found) > 15
     for command in found:
+        started = time.monotonic()
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=home.tasks,
@@ -101,6 +103,7 @@ def test_every_readme_command_runs(tmp_path: Path, postgres_url: str) -> None:
             text=True,
             timeout=TIMEOUT_S,
         )
+        print(f"{time.monotonic() - started:.1f} s: $ {command}")
         assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
     assert len((home.tasks / "answers.jsonl").read_text().splitlines()) > 1
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
