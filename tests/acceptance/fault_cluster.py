@@ -238,7 +238,7 @@ class FaultCluster:
         self.wait_told()
         new = self.leftovers() - self.seen
         self.seen.update(new)
-        assert len(new) <= max_leftovers
+        assert len(new) <= max_leftovers, f"{len(new)} checkpoints are nobody's"
 
     def check_attempts(self) -> None:
         """One attempt after the other, under epochs that grow; the last one succeeded."""

@@ -216,7 +216,8 @@ def test_many_jobs_are_done_once_each_while_something_is_killed_again_and_again(
         cluster.repair()
         num_faults += 1
     cluster.wait_done(jobs, deadline_s=600)
-    cluster.check(sorts, expected, max_leftovers=20 * num_faults)
+    # Whatever is killed, a job has one checkpoint on its way at most.
+    cluster.check(sorts, expected, max_leftovers=SOAK_JOBS * num_faults)
 
 
 def is_over(cluster: FaultCluster, jobs: list[str], moment: float) -> bool:
