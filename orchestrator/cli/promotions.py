@@ -1,4 +1,4 @@
-"""`tutti prompts promote | rollback | history | at`: where aliases point, and pointed."""
+"""`tutti prompts promote | rollback | unset | history | at`: where aliases point, and pointed."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if_current_option = click.option(
     "--if-current",
     metavar="VERSION",
     type=click.IntRange(0),
-    help="Move the alias only from this version (0: only if it is no alias yet).",
+    help="Move the alias only from this version (0: only if it is no alias).",
 )
 reason_option = click.option("--reason", default="", help="Why; kept in the history.")
 
@@ -71,6 +71,26 @@ def rollback(task: str, alias: str, if_current: int | None, reason: str, as_json
     _print_move(moved, as_json)
 
 
+@click.command("unset")
+@click.argument("task")
+@click.option("--alias", required=True, help="The alias to take away.")
+@if_current_option
+@reason_option
+@as_json_option
+def unset(task: str, alias: str, if_current: int | None, reason: str, as_json: bool) -> None:
+    """Take an alias away: then it points at nothing, here and in MLflow.
+
+    It is a move of its own, in the history, behind no gate: a rollback takes it back, and a
+    promotion makes the alias again. Repeating the command is safe.
+    """
+    from orchestrator.sdk import Tutti
+
+    with Tutti() as tutti:
+        moved = tutti.unset(task, alias, reason, if_current)
+        _tell_mlflow(tutti)
+    _print_move(moved, as_json)
+
+
 @click.command("history")
 @click.argument("task")
 @click.option("--alias", help="The moves of one alias.")
@@ -100,7 +120,10 @@ def history(task: str, alias: str | None, limit: int, as_json: bool) -> None:
 @click.argument("tasks", metavar="[TASK]...", nargs=-1)
 @as_json_option
 def at(moment: str, tasks: tuple[str, ...], as_json: bool) -> None:
-    """Show where aliases pointed at TIME: 2026-01-31T12:00:00Z, or with +01:00."""
+    """Show where aliases pointed at TIME: 2026-01-31T12:00:00Z, or with +01:00.
+
+    "none": the alias had been taken away.
+    """
     from orchestrator.sdk import Tutti
 
     with Tutti() as tutti:
@@ -138,8 +161,11 @@ def _print_move(move: Promotion, as_json: bool) -> None:
     if as_json:
         print_json(move)
         return
-    before = f"{move.task}@{move.from_version}" if move.from_version else "none"
-    click.echo(f"{move.task}@{move.alias}: {before} -> {move.task}@{move.to_version}")
+    before, after = (
+        f"{move.task}@{number}" if number else "none"
+        for number in (move.from_version, move.to_version)
+    )
+    click.echo(f"{move.task}@{move.alias}: {before} -> {after}")
     note(f"move {move.generation}, by {move.actor} at {when(move.promoted_at)}")
     if move.overrode:
         note(f"forced, although {move.overrode}")
@@ -150,7 +176,7 @@ def _row(move: Promotion) -> list[str]:
         move.alias,
         str(move.generation),
         str(move.from_version or "none"),
-        str(move.to_version),
+        str(move.to_version or "none"),
         move.actor,
         when(move.promoted_at),
         _how(move),
@@ -159,6 +185,8 @@ def _row(move: Promotion) -> list[str]:
 
 
 def _how(move: Promotion) -> str:
+    if move.to_version is None:
+        return "taken away"
     if move.restores is not None:
         return "rollback"
     if move.overrode is not None:
@@ -168,4 +196,4 @@ def _how(move: Promotion) -> str:
 
 def _standing_row(move: Promotion) -> list[str]:
     place = f"{move.task}@{move.alias}"
-    return [place, str(move.to_version), when(move.promoted_at), move.actor]
+    return [place, str(move.to_version or "none"), when(move.promoted_at), move.actor]

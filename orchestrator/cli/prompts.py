@@ -4,7 +4,7 @@ about several of them is in files of its own, added below."""
 import click
 
 from orchestrator.cli.output import as_json_option, note, print_fields, print_json, print_table
-from orchestrator.cli.promotions import at, history, promote, rollback
+from orchestrator.cli.promotions import at, history, promote, rollback, unset
 from orchestrator.cli.prompt_questions import compare, diff, lineage, stale
 from orchestrator.cli.prompt_report import (
     change_row,
@@ -25,7 +25,7 @@ def command() -> None:
 
 
 for _command in (
-    *(promote, rollback, history, at, approve, tag, describe),
+    *(promote, rollback, unset, history, at, approve, tag, describe),
     *(diff, compare, lineage, stale),
     *(export, import_),
 ):

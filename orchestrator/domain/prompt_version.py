@@ -103,7 +103,8 @@ class PromptVersion:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One move of an alias. `generation` counts the alias's moves, from 1.
+    """One move of an alias. `generation` counts the alias's moves, from 1. `to_version` is None
+    where it was taken away.
 
     `overrode` holds the refusals of the gate that the move was forced against; `restores` makes it
     a rollback: it is the generation of the move whose version came back.
@@ -111,7 +112,7 @@ class Promotion:
 
     task: str
     alias: str
-    to_version: int
+    to_version: int | None
     from_version: int | None
     generation: int
     actor: str

@@ -1,6 +1,6 @@
 """What PostgreSQL lets everybody with a role touch at all: the table privileges of their group.
 
-Which rows, the triggers of migrations 0007 and 0008 decide. Nobody of the group owns anything, so
+Which rows, the triggers of migrations 0007 to 0009 decide. Nobody of the group owns anything, so
 nobody can drop, alter, truncate or disable; history is only added to. The group is of one database,
 and is named by its oid: several Tutti databases share a server.
 """
@@ -24,7 +24,7 @@ _WRITES: dict[str, tuple[str, ...]] = {
     "leadership": _KEEP,
     "gangs": _KEEP,
     "outbox": ("INSERT", "UPDATE (attempts, last_error, delivered_at)"),
-    "aliases": ("INSERT", "UPDATE (version_id, generation, updated_at)"),
+    "aliases": ("INSERT", "UPDATE (version_id, generation, updated_at)", "DELETE"),
     "promotions": _ADD,
     "approvals": _ADD,
     "version_descriptions": _KEEP,

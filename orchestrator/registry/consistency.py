@@ -1,7 +1,8 @@
 """Where the database contradicts itself, which its constraints cannot refuse. Reads only; what can
 be mended is mended by `Repairs`.
 
-The audit is believed: it is append-only, and an alias is its last promotion's target.
+The audit is believed: it is append-only, and an alias is its last promotion's target (none: it was
+taken away).
 """
 
 from collections.abc import Iterator, Mapping
@@ -76,7 +77,9 @@ class Consistency:
             now, last = _aliases(connection), _last_promotions(connection)
             gaps = list(_gaps(connection))
         differing = [
-            key for key in sorted(now.keys() | last.keys()) if now.get(key) != last.get(key)
+            key
+            for key in sorted(now.keys() | last.keys())
+            if now.get(key) != last.get(key) and (key in now or last[key][0] is not None)
         ]
         return [_alias_fault(key, now.get(key), last.get(key)) for key in differing] + gaps
 
@@ -177,7 +180,7 @@ def _aliases(connection: Connection) -> Mapping[Key, tuple[int, int]]:
     return {(task, alias): (to, turn) for task, alias, to, turn in connection.execute(query)}
 
 
-def _last_promotions(connection: Connection) -> Mapping[Key, tuple[int, int]]:
+def _last_promotions(connection: Connection) -> Mapping[Key, tuple[int | None, int]]:
     columns = (promotions.c.task, promotions.c.alias, promotions.c.generation)
     newest = select(*columns[:2], func.max(columns[2])).group_by(*columns[:2])
     query = select(*columns[:2], promotions.c.to_version, columns[2]).where(
@@ -186,18 +189,21 @@ def _last_promotions(connection: Connection) -> Mapping[Key, tuple[int, int]]:
     return {(task, alias): (to, turn) for task, alias, to, turn in connection.execute(query)}
 
 
-def _alias_fault(key: Key, now: tuple[int, int] | None, last: tuple[int, int] | None) -> Fault:
+def _alias_fault(
+    key: Key, now: tuple[int, int] | None, last: tuple[int | None, int] | None
+) -> Fault:
     where = f"{key[0]}@{key[1]}"
     if last is None:
         what = "it points at a version, but no promotion put it there"
         return Fault("alias-unaudited", where, what)
     at = f"version {now[0]} (move {now[1]})" if now else "nothing, or another task's version"
-    what = f"it points at {at}; its last promotion is move {last[1]}, to version {last[0]}"
+    to = f"to version {last[0]}" if last[0] else "which took it away"
+    what = f"it points at {at}; its last promotion is move {last[1]}, {to}"
     return Fault("alias-differs", where, what, task=key[0], alias=key[1])
 
 
 def _gaps(connection: Connection) -> Iterator[Fault]:
-    """Moves that do not follow on the one before, or lead to no version."""
+    """Moves that do not follow on the one before, or lead to no version from none."""
     alias = (promotions.c.task, promotions.c.alias)
     turn = promotions.c.generation
 
@@ -221,7 +227,9 @@ def _gaps(connection: Connection) -> Iterator[Fault]:
         )
         .exists()
     )
-    for row in connection.execute(select(moves).where(~(is_next & follows & exists))):
+    takes_away = moves.c.to_version.is_(None) & moves.c.from_version.is_not(None)
+    is_whole = is_next & follows & (exists | takes_away)
+    for row in connection.execute(select(moves).where(~is_whole)):
         yield Fault(
             "audit-gap",
             f"{row.task}@{row.alias} move {row.generation}",

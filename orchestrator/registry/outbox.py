@@ -1,7 +1,8 @@
 """What MLflow is still to be told. Rows are written in the transaction of the change they report.
 
 Items of one task come in the order of its changes: they are numbered under the task's lock.
-`version_registered` carries {task, number}; `alias_moved` {task, alias, number}.
+`version_registered` carries {task, number}; `alias_moved` {task, alias, number}; `alias_removed`
+{task, alias}.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from orchestrator.registry.dialect import insert_into, now
 from orchestrator.registry.names import unknown_name
 from orchestrator.registry.tables import mlflow_links, outbox, prompt_versions
 
-Kind = Literal["version_registered", "alias_moved"]
+Kind = Literal["version_registered", "alias_moved", "alias_removed"]
 OutboxItems = list["OutboxItem"]
 _POST = insert(outbox).values(attempts=0, created_at=now())
 

@@ -1,12 +1,15 @@
-"""Alias moves: judged against the version the alias points at, counted, and recorded for ever.
+"""Alias moves: judged against the version the alias points at, counted, and recorded for ever. An
+alias that is taken away moves too; its next generation goes on from there.
 
 Every function here runs in a transaction that has the task locked, so the incumbent cannot change
 between the judgement and the move; the update is compare-and-set on the generation all the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from orchestrator.domain.errors import AliasMoved, GateRefused
 from orchestrator.domain.gate import Gate
@@ -16,14 +19,14 @@ from orchestrator.domain.prompt_version import Promotion, PromptVersion
 from orchestrator.registry.approvals import num_approvals
 from orchestrator.registry.dialect import database_time, now
 from orchestrator.registry.outbox import post
-from orchestrator.registry.promotion_history import COLUMNS, find_move
+from orchestrator.registry.promotion_history import COLUMNS, find_move, last_generation
 from orchestrator.registry.tables import aliases, promotions, prompt_versions
 from orchestrator.registry.version_rows import fetch_versions, id_of
 
 
 @dataclass(frozen=True)
 class Incumbent:
-    """What an alias points at now: nothing at generation 0."""
+    """What an alias points at now: nothing if it never was one (generation 0) or is none now."""
 
     task: str
     alias: str
@@ -40,7 +43,7 @@ def find_incumbent(connection: Connection, task: str, alias: str) -> Incumbent:
     query = select(aliases).where(aliases.c.task == task, aliases.c.alias == alias)
     row = connection.execute(query).one_or_none()
     if row is None:
-        return Incumbent(task, alias)
+        return Incumbent(task, alias, last_generation(connection, task, alias))
     (version,) = fetch_versions(connection, prompt_versions.c.id == row.version_id)
     return Incumbent(task, alias, row.generation, version)
 
@@ -51,19 +54,21 @@ def require_current(connection: Connection, incumbent: Incumbent, if_current: in
     if if_current is None or if_current == (incumbent.number or 0):
         return
     ref = f"{incumbent.task}@{incumbent.alias}"
-    believed = f"at version {if_current}" if if_current else "to be no alias yet"
-    if incumbent.version is None:
+    believed = f"at version {if_current}" if if_current else "to be no alias"
+    if incumbent.generation == 0:
         raise AliasMoved(
             f"{ref} was not moved: it is no alias yet, and was believed {believed}",
             "Leave --if-current out, or give 0, to point it at its first version.",
         )
     last = find_move(connection, incumbent.task, incumbent.alias, incumbent.generation)
+    state, how = "is no alias", "taken away"
+    if incumbent.version is not None:
+        state, how = f"points at {incumbent.version.ref}", "moved there"
     raise AliasMoved(
-        f"{ref} was not moved: it points at {incumbent.version.ref} since "
-        f"{last.promoted_at:%Y-%m-%d %H:%M:%S} UTC, moved there by {last.actor}, and was believed "
-        f"{believed}",
+        f"{ref} was not moved: it {state} since {last.promoted_at:%Y-%m-%d %H:%M:%S} UTC, {how} by "
+        f"{last.actor}, and was believed {believed}",
         f"See `tutti prompts history {incumbent.task}`; if the move is still right, give "
-        f"--if-current {incumbent.number}.",
+        f"--if-current {incumbent.number or 0}.",
     )
 
 
@@ -107,29 +112,52 @@ def move_alias(
     restores: int | None = None,
 ) -> Promotion:
     """Point the alias at `version`: the alias, its audit row and the outbox row."""
-    task, alias, generation = version.task, incumbent.alias, incumbent.generation + 1
     _point(connection, version, incumbent)
-    record = {
-        "task": task,
-        "alias": alias,
-        "to_version": version.number,
-        "from_version": incumbent.number,
-        "generation": generation,
+    said = {
         "actor": actor,
         "reason": reason,
         "gate": gate.source if gate else None,
-        "promoted_at": now(),
         "overrode": overrode,
         "restores": restores,
     }
-    row = connection.execute(insert(promotions).values(record).returning(*COLUMNS)).one()
-    post(connection, "alias_moved", {"task": task, "alias": alias, "number": version.number})
-    return Promotion(**row._mapping)
+    moved = _record(connection, incumbent, version.number, said)
+    named = {"task": version.task, "alias": incumbent.alias}
+    post(connection, "alias_moved", {**named, "number": version.number})
+    return moved
+
+
+def remove_alias(
+    connection: Connection, incumbent: Incumbent, *, actor: str, reason: str
+) -> Promotion:
+    """Take the alias away from the version it points at: its row, its audit row and the outbox
+    row."""
+    removed = connection.execute(delete(aliases).where(*_is_unmoved(incumbent)))
+    assert removed.rowcount == 1, "the alias moved although its task was locked"
+    moved = _record(connection, incumbent, None, {"actor": actor, "reason": reason})
+    post(connection, "alias_removed", {"task": incumbent.task, "alias": incumbent.alias})
+    return moved
 
 
 def _facts(connection: Connection, version: PromptVersion) -> dict[str, Value]:
     age = database_time(connection) - version.created_at
     return facts_of(version, age.total_seconds(), num_approvals(connection, version))
+
+
+def _record(
+    connection: Connection, incumbent: Incumbent, to_version: int | None, said: Mapping[str, Any]
+) -> Promotion:
+    """The audit row of a move."""
+    record = {
+        "task": incumbent.task,
+        "alias": incumbent.alias,
+        "to_version": to_version,
+        "from_version": incumbent.number,
+        "generation": incumbent.generation + 1,
+        "promoted_at": now(),
+        **said,
+    }
+    row = connection.execute(insert(promotions).values(record).returning(*COLUMNS)).one()
+    return Promotion(**row._mapping)
 
 
 def _point(connection: Connection, version: PromptVersion, incumbent: Incumbent) -> None:
@@ -138,17 +166,18 @@ def _point(connection: Connection, version: PromptVersion, incumbent: Incumbent)
         "generation": incumbent.generation + 1,
         "updated_at": now(),
     }
-    if incumbent.generation == 0:
+    if incumbent.version is None:
         key = {"task": version.task, "alias": incumbent.alias}
         connection.execute(insert(aliases).values(**key, **values))
         return
-    moved = connection.execute(
-        update(aliases)
-        .where(
-            aliases.c.task == version.task,
-            aliases.c.alias == incumbent.alias,
-            aliases.c.generation == incumbent.generation,
-        )
-        .values(values)
-    )
+    moved = connection.execute(update(aliases).where(*_is_unmoved(incumbent)).values(values))
     assert moved.rowcount == 1, "the alias moved although its task was locked"
+
+
+def _is_unmoved(incumbent: Incumbent) -> tuple[ColumnElement[bool], ...]:
+    """That the alias is where it was found."""
+    return (
+        aliases.c.task == incumbent.task,
+        aliases.c.alias == incumbent.alias,
+        aliases.c.generation == incumbent.generation,
+    )

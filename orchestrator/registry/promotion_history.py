@@ -1,9 +1,10 @@
 """The recorded moves of aliases: by generation, newest first, at a past time, and what a rollback
 restores. Rows are read only; promotion.py writes them.
 
-Ordinary promotions of an alias form a stack: a rollback takes the last one off it, and so does the
-next. Nothing flips back: after 1, 2, 3 two rollbacks give 2, then 1, and a third one is refused.
-What is promoted then goes on top of what the rollbacks left.
+Moves of an alias that are no rollbacks form a stack: a rollback takes the last one off it, and so
+does the next. Nothing flips back: after 1, 2, 3 two rollbacks give 2, then 1, and a third one is
+refused. What is promoted then goes on top of what the rollbacks left. Taking an alias away is such
+a move, which a rollback takes back; but no rollback leads to it, past a later promotion.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,14 @@ def find_move(connection: Connection, task: str, alias: str, generation: int) ->
         promotions.c.generation == generation,
     )
     return Promotion(**connection.execute(query).one()._mapping)
+
+
+def last_generation(connection: Connection, task: str, alias: str) -> int:
+    """How often the alias has moved; 0: it never was one."""
+    query = select(func.coalesce(func.max(promotions.c.generation), 0)).where(
+        promotions.c.task == task, promotions.c.alias == alias
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def fetch_promotions(
@@ -63,8 +72,9 @@ def find_before(connection: Connection, task: str, alias: str, generation: int) 
     last = find_move(connection, task, alias, generation)
     top = find_move(connection, task, alias, last.standing)
     if top.from_version is None:
+        since = "since it was taken away" if top.generation > 1 else "it ever had"
         raise InvalidInput(
-            f"{task}@{alias} points at {task}@{top.to_version}, the first version it ever had: "
+            f"{task}@{alias} points at {task}@{top.to_version}, the first version {since}: "
             "there is nothing to roll back to",
             f"Promote the version you want, for example `tutti prompts promote {task}@NUMBER "
             f"--to {alias}`.",

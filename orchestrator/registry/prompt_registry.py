@@ -27,10 +27,12 @@ from orchestrator.registry.completion import Completion, complete_job
 from orchestrator.registry.database import Database
 from orchestrator.registry.names import require_alias
 from orchestrator.registry.promotion import (
+    Incumbent,
     find_incumbent,
     judge,
     move_alias,
     overrule,
+    remove_alias,
     require_current,
 )
 from orchestrator.registry.promotion_history import (
@@ -48,6 +50,7 @@ from orchestrator.registry.version_rows import (
     find_id,
     find_version,
     lock_task,
+    unknown,
 )
 
 Versions = list[PromptVersion]
@@ -98,7 +101,7 @@ class PromptRegistry:
     ) -> Promotion:
         """Move `alias` to the version `ref` means; if it is there already, return its last move.
 
-        `if_current`: move it only from this version (0: only if it is no alias yet), else raise
+        `if_current`: move it only from this version (0: only if it is no alias), else raise
         AliasMoved. Raises GateRefused with each failed condition; `force` moves all the same, and
         the promotion says what it overrode. Raises UnknownName or InvalidInput for what cannot be
         promoted.
@@ -132,14 +135,28 @@ class PromptRegistry:
         UnknownName, AliasMoved as `promote`, and InvalidInput if there is nothing to go back to.
         """
         with self._locked(task) as connection:
-            find_version(connection, PromptRef(task, require_alias(alias)))
-            incumbent = find_incumbent(connection, task, alias)
+            incumbent = self._find_moved(connection, task, alias)
             require_current(connection, incumbent, if_current)
             number, restores = find_before(connection, task, alias, incumbent.generation)
             version = find_version(connection, PromptRef(task, number))
             return move_alias(
                 connection, version, incumbent, actor=actor, reason=reason, restores=restores
             )
+
+    def unset(
+        self, task: str, alias: str, actor: str, reason: str = "", if_current: int | None = None
+    ) -> Promotion:
+        """Take `alias` away; if it is none any more, return its last move.
+
+        A move of its own, behind no gate: a rollback takes it back, and a promotion makes the alias
+        again. Raises UnknownName for what never was one, and AliasMoved as `promote`.
+        """
+        with self._locked(task) as connection:
+            incumbent = self._find_moved(connection, task, alias)
+            if incumbent.version is None:
+                return find_move(connection, task, alias, incumbent.generation)
+            require_current(connection, incumbent, if_current)
+            return remove_alias(connection, incumbent, actor=actor, reason=reason)
 
     def history(self, task: str, alias: str | None = None, limit: int | None = None) -> Promotions:
         """The moves of a task's aliases, newest first."""
@@ -148,7 +165,7 @@ class PromptRegistry:
 
     def at(self, moment: datetime, tasks: Sequence[str] = ()) -> Promotions:
         """Where each alias (of these tasks, or of all) pointed at `moment`, as the move that had
-        brought it there. Raises UnknownName."""
+        brought it there, or had taken it away. Raises UnknownName."""
         with self._database.read() as connection:
             for task in tasks:
                 find_version(connection, PromptRef(task, None))
@@ -215,6 +232,13 @@ class PromptRegistry:
         with self._database.read() as connection:
             stale = prompt_versions.c.id.in_(superseded_ids(connection, limit))
             return fetch_versions(connection, stale)
+
+    def _find_moved(self, connection: Connection, task: str, alias: str) -> Incumbent:
+        """What an alias that has ever moved points at; raise UnknownName for another."""
+        incumbent = find_incumbent(connection, task, require_alias(alias))
+        if incumbent.generation == 0:
+            raise unknown(connection, PromptRef(task, alias))
+        return incumbent
 
     @contextmanager
     def _locked(self, task: str) -> Iterator[Connection]:

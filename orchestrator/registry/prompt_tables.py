@@ -106,7 +106,7 @@ promotions = Table(
     text_column("alias"),
     number_column("generation"),
     Column("from_version", Integer()),
-    number_column("to_version"),
+    Column("to_version", Integer()),  # none: the alias was taken away
     text_column("actor"),
     text_column("reason"),
     Column("gate", PlainText()),

@@ -3,6 +3,9 @@
 Each repair is one transaction and looks again before it writes; False: there was nothing to do.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import Connection, delete, func, select, update
 
 from orchestrator.registry.database import Database
@@ -19,10 +22,10 @@ class Repairs:
         self._database = database
 
     def restore_alias(self, task: str, alias: str) -> bool:
-        """Point an alias at what its last promotion says, and tell MLflow."""
+        """Point an alias at what its last promotion says, or take it away, and tell MLflow."""
         query = (
             select(promotions.c.generation, promotions.c.to_version, prompt_versions.c.id)
-            .join(
+            .outerjoin(
                 prompt_versions,
                 (prompt_versions.c.task == promotions.c.task)
                 & (prompt_versions.c.number == promotions.c.to_version),
@@ -34,15 +37,14 @@ class Repairs:
         with self._database.write() as connection:
             lock_task(connection, task)
             last = connection.execute(query).one_or_none()
-            if last is None:
+            if last is None or (last.id is None and last.to_version is not None):
                 return False
-            values = {"version_id": last.id, "generation": last.generation, "updated_at": now()}
-            connection.execute(
-                insert_into(connection, aliases)
-                .values(task=task, alias=alias, **values)
-                .on_conflict_do_update(index_elements=["task", "alias"], set_=values)
-            )
-            _post_alias(connection, task, alias, last.to_version)
+            if last.to_version is None:
+                _remove_alias(connection, task, alias)
+            else:
+                values = {"version_id": last.id, "generation": last.generation, "updated_at": now()}
+                _put_alias(connection, task, alias, values)
+                _post_alias(connection, task, alias, last.to_version)
         return True
 
     def raise_counter(self, task: str) -> bool:
@@ -77,6 +79,20 @@ class Repairs:
             for alias in connection.execute(names.order_by(aliases.c.alias)).scalars().all():
                 _post_alias(connection, task, alias, number)
         return True
+
+
+def _put_alias(connection: Connection, task: str, alias: str, values: Mapping[str, Any]) -> None:
+    connection.execute(
+        insert_into(connection, aliases)
+        .values(task=task, alias=alias, **values)
+        .on_conflict_do_update(index_elements=["task", "alias"], set_=values)
+    )
+
+
+def _remove_alias(connection: Connection, task: str, alias: str) -> None:
+    is_it = (aliases.c.task == task, aliases.c.alias == alias)
+    connection.execute(delete(aliases).where(*is_it))
+    post(connection, "alias_removed", {"task": task, "alias": alias})
 
 
 def _post_alias(connection: Connection, task: str, alias: str, number: int) -> None:

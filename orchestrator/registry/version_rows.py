@@ -130,7 +130,25 @@ def find_version(connection: Connection, ref: PromptRef) -> PromptVersion:
     )
     for version in _read(connection, query, values):
         return version
-    raise _unknown(connection, ref)
+    raise unknown(connection, ref)
+
+
+def unknown(connection: Connection, ref: PromptRef) -> UnknownName:
+    """That there is no such version, alias or task, and what there is."""
+    last = select(tasks.c.last_version).where(tasks.c.name == ref.task)
+    last_version = connection.execute(last).scalar_one_or_none()
+    if not last_version:
+        names = select(tasks.c.name).where(tasks.c.last_version > 0).order_by(tasks.c.name)
+        known = connection.execute(names).scalars().all()
+        return unknown_name("task", ref.task, known, _LIST)
+    if isinstance(ref.target, int):
+        return UnknownName(
+            f"{ref.task} has no version {ref.target}; it has 1 to {last_version}", _LIST
+        )
+    query = select(aliases.c.alias).where(aliases.c.task == ref.task).order_by(aliases.c.alias)
+    known = connection.execute(query).scalars().all()
+    promote = f"Point an alias at a version with `tutti prompts promote {ref.task}@{last_version}`."
+    return unknown_name(f"alias of {ref.task}", str(ref.target), known, promote)
 
 
 def find_id(connection: Connection, ref: PromptRef) -> int:
@@ -213,20 +231,3 @@ def _version(row: Row[Any]) -> PromptVersion:
         description=row.description or "",
         tags=row.tags or {},
     )
-
-
-def _unknown(connection: Connection, ref: PromptRef) -> UnknownName:
-    last = select(tasks.c.last_version).where(tasks.c.name == ref.task)
-    last_version = connection.execute(last).scalar_one_or_none()
-    if not last_version:
-        names = select(tasks.c.name).where(tasks.c.last_version > 0).order_by(tasks.c.name)
-        known = connection.execute(names).scalars().all()
-        return unknown_name("task", ref.task, known, _LIST)
-    if isinstance(ref.target, int):
-        return UnknownName(
-            f"{ref.task} has no version {ref.target}; it has 1 to {last_version}", _LIST
-        )
-    query = select(aliases.c.alias).where(aliases.c.task == ref.task).order_by(aliases.c.alias)
-    known = connection.execute(query).scalars().all()
-    promote = f"Point an alias at a version with `tutti prompts promote {ref.task}@{last_version}`."
-    return unknown_name(f"alias of {ref.task}", str(ref.target), known, promote)

@@ -35,9 +35,13 @@ class MlflowVerbs(PromotionVerbs):
             return self.parts.reconciler.find(task)
         return self.parts.reconciler.sync(drift or self.settings.mlflow_drift, self._adopt, task)
 
-    def _adopt(self, ref: str, alias: str, if_current: int) -> Promotion:
-        """Promote what MLflow's alias points at, unless the alias has moved here since."""
-        gate = self._own_gate(self.prompt(ref), alias)
+    def _adopt(self, ref: PromptRef, number: int | None, if_current: int) -> Promotion:
+        """Promote what MLflow's alias points at, or take the alias away, unless it has moved here
+        since."""
+        prompts, task, alias = self.parts.prompts, ref.task, str(ref.target)
         actor, reason = f"mlflow, adopted by {self.parts.actor}", "changed by hand in MLflow"
-        target = PromptRef.parse(ref)
-        return self.parts.prompts.promote(target, alias, actor, reason, gate, if_current=if_current)
+        if number is None:
+            return prompts.unset(task, alias, actor, reason, if_current)
+        target = PromptRef(task, number)
+        gate = self._own_gate(prompts.resolve(target), alias)
+        return prompts.promote(target, alias, actor, reason, gate, if_current=if_current)

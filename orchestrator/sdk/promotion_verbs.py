@@ -16,7 +16,7 @@ from orchestrator.sdk.verbs import PRODUCTION, Verbs
 
 
 class PromotionVerbs(Verbs):
-    """Aliases moved and rolled back, versions approved and described."""
+    """Aliases moved, rolled back and taken away, versions approved and described."""
 
     def history(
         self, task: str, alias: str | None = None, limit: int | None = None
@@ -26,7 +26,7 @@ class PromotionVerbs(Verbs):
 
     def at(self, moment: datetime, tasks: Sequence[str] = ()) -> list[Promotion]:
         """Where each alias (of these tasks, or of all) pointed at `moment`, an aware time, as the
-        move that had brought it there. Raises UnknownName."""
+        move that had brought it there, or (`to_version` None) taken it away. Raises UnknownName."""
         if moment.tzinfo is None:
             raise InvalidInput(f"{moment} has no time zone", "Give an aware datetime.")
         return list(self.parts.prompts.at(moment, tasks))
@@ -42,7 +42,7 @@ class PromotionVerbs(Verbs):
     ) -> Promotion:
         """Move `alias` to a version behind a gate: `when`, else the one in the version's spec for
         this alias. Raises GateRefused, with both values; `force` moves it all the same. Raises
-        AliasMoved if it is not at the version `if_current` (0: no alias yet). One that points there
+        AliasMoved if it is not at the version `if_current` (0: no alias). One that points there
         already stays: its last move is returned."""
         version = self.prompt(ref)
         try:
@@ -64,6 +64,17 @@ class PromotionVerbs(Verbs):
         """Move `alias` back to the version before its last promotion; the next rollback goes one
         further back. Raises InvalidInput if there is nothing to go back to, or AliasMoved."""
         return self.parts.prompts.rollback(task, alias, self.parts.actor, reason, if_current)
+
+    def unset(
+        self,
+        task: str,
+        alias: str = PRODUCTION,
+        reason: str = "",
+        if_current: int | None = None,
+    ) -> Promotion:
+        """Take `alias` away; a rollback brings it back. One that is taken away stays so: its last
+        move is returned. Raises UnknownName for what never was one, or AliasMoved."""
+        return self.parts.prompts.unset(task, alias, self.parts.actor, reason, if_current)
 
     def approve(self, ref: str, note: str = "") -> list[Approval]:
         """Approve a version that somebody else trained; return its approvals."""

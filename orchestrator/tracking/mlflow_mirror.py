@@ -138,8 +138,11 @@ class MlflowMirror:
         return None, False
 
     def _deliver_item(self, item: "OutboxItem") -> None:
-        task, number = item.payload["task"], item.payload["number"]
-        version = self._registry.resolve(PromptRef(task, number))
+        task = item.payload["task"]
+        if item.kind == "alias_removed":
+            self.remove_alias(task, item.payload["alias"])
+            return
+        version = self._registry.resolve(PromptRef(task, item.payload["number"]))
         if item.kind == "version_registered":
             if item.attempts:  # the answer that a run was made may have been lost
                 self.make_whole(version)
@@ -166,6 +169,17 @@ class MlflowMirror:
             model_version = self.project(version)
             for name in {alias, *version.aliases}:
                 projection.move_alias(version.task, name, model_version, version.number)
+
+    def remove_alias(self, task: str, alias: str) -> None:
+        """Take an alias away from MLflow, where it may be gone already, its model with it."""
+        projection = self.projection()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            projection.remove_alias(task, alias)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def project(self, version: PromptVersion) -> str:
         """Make what MLflow lacks of a version and link it; return its model version."""

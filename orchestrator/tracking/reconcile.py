@@ -1,8 +1,9 @@
 """Brings MLflow and the registry together again after hands, restores or lost answers.
 
 The registry is the truth about versions: what MLflow lost of them is made again, always. An alias
-moved by hand in MLflow is reported, set back, or adopted as a promotion; MLflow keeps no record of
-who moved it. Others' runs, models and aliases are left alone. Done twice, the second finds nothing.
+moved or taken away by hand in MLflow is reported, set back, or adopted as a move here; MLflow keeps
+no record of who did it. Others' runs, models and aliases are left alone. Done twice, the second
+finds nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from orchestrator.registry.prompt_registry import PromptRegistry
 
 Policy = Literal["report", "adopt", "revert"]
-#: Makes a promotion of what MLflow has: `TASK@7`, the alias, and where the registry has that now (a
-#: number, 0: nowhere). May raise TuttiError.
-Adopt = Callable[[str, str, int], object]
+#: Makes a promotion of what MLflow has: `TASK@production`, the version it is at there (None: it was
+#: taken away), and the one the registry has it at now (0: none). May raise TuttiError.
+Adopt = Callable[[PromptRef, int | None, int], object]
 MAX_VERSIONS = 1_000_000
 _REPORTED = "changed by hand in MLflow: adopt it (--adopt) or set MLflow back (--revert)"
 
@@ -142,18 +143,23 @@ class Reconciler:
     def _set_back(self, drift: Drift) -> str:
         task, _, alias = drift.subject.rpartition("@")
         if drift.registry is None:
-            self._mirror.projection().remove_alias(task, alias)
+            self._mirror.remove_alias(task, alias)
             return "removed from MLflow"
         version = self._registry.resolve(PromptRef.parse(drift.subject))
         self._mirror.set_alias(version, alias)
         return f"MLflow set back to {version.ref}"
 
     def _adopt(self, drift: Drift, compared: _Compared, adopt: Adopt) -> str:
+        incumbent = compared.versions.get(drift.registry or "")
+        if_current = incumbent.number if incumbent else 0
+        alias = PromptRef.parse(drift.subject)
+        if drift.mlflow is None:
+            adopt(alias, None, if_current)
+            return "taken away here"
         if drift.mlflow not in compared.versions:
             raise TuttiError(
-                f"{drift.mlflow or 'no version'} cannot be adopted: an alias of the registry is "
-                "always at one of its versions"
+                f"{drift.mlflow} cannot be adopted: an alias of the registry is at one of its "
+                "versions"
             )
-        incumbent = compared.versions.get(drift.registry or "")
-        adopt(drift.mlflow, drift.subject.rpartition("@")[2], incumbent.number if incumbent else 0)
+        adopt(alias, compared.versions[drift.mlflow].number, if_current)
         return f"{drift.mlflow} promoted"

@@ -14,7 +14,7 @@ REMEDIES = {
     "database-damaged": "Restore the database from a backup: `tutti db restore`.",
     "row-orphaned": "Restore the database from a backup: `tutti db restore`.",
     "counter-behind": "`tutti fsck --repair` raises the counter past every number that was given.",
-    "alias-differs": "`tutti fsck --repair` points it where its last promotion put it.",
+    "alias-differs": "`tutti fsck --repair` puts it back to what its last promotion says.",
     "alias-unaudited": "Find out who wrote to the database; promote a version to it, on record.",
     "audit-gap": "Find out who wrote to the database, and compare with a backup.",
     "content-digest": "The row was changed: compare with a backup, and train the version again.",

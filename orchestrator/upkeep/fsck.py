@@ -118,7 +118,7 @@ class Fsck:
     def _repair_of(self, fault: Fault) -> Repair | None:
         repairs, task, alias = self._repairs, fault.task, fault.alias
         if fault.kind == "alias-differs":
-            done = "pointed where its last promotion put it"
+            done = "put back to what its last promotion says"
             return lambda: done if repairs.restore_alias(task, alias) else None
         if fault.kind == "counter-behind":
             return lambda: "raised" if repairs.raise_counter(task) else None

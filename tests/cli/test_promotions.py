@@ -73,6 +73,25 @@ def test_rollback_goes_back_and_says_when_there_is_nothing_before(run: Run, new_
         assert tutti.parts.outbox.num_pending() == 1
 
 
+def test_alias_is_taken_away_and_the_history_says_so(run: Run) -> None:
+    assert run("prompts", "unset", "colour").code == 2  # which one is to be said
+    one = ("prompts", "unset", "colour", "--alias", "production")
+    assert run(*one, "--if-current", 1).code == 1
+    done = run(*one, "--if-current", 2, "--reason", "retired")
+    assert (done.code, done.out) == (0, "colour@production: colour@2 -> none\n")
+    assert "MLflow has not heard yet (it will, later): it is away" in done.err
+    again = run(*one, "--json").json
+    assert (again["generation"], again["to_version"], again["reason"]) == (3, None, "retired")
+    line = run("prompts", "history", "colour").out.splitlines()[1].split()
+    assert line[:4] == ["production", "3", "2", "none"]
+    assert line[-3:] == ["taken", "away", "retired"]
+    (line,) = run("prompts", "at", again["promoted_at"]).out.splitlines()[1:]
+    assert line.split()[:2] == ["colour@production", "none"]
+    assert run("prompts", "show", "colour@production").code == 2
+    back = run("prompts", "rollback", "colour")
+    assert (back.code, back.out) == (0, "colour@production: none -> colour@2\n")
+
+
 def test_rollback_takes_a_belief_and_prints_json(run: Run) -> None:
     assert run("prompts", "rollback", "colour", "--if-current", 3).code == 1
     moved = run("prompts", "rollback", "colour", "--if-current", 2, "--json").json
@@ -148,3 +167,5 @@ def test_python_has_the_same_verbs(new_home: Path) -> None:
         assert tutti.at(moved.promoted_at) == [moved]
         assert tutti.rollback("colour", if_current=3).to_version == 2
         assert [move.generation for move in tutti.history("colour", limit=2)] == [4, 3]
+        assert tutti.unset("colour", reason="retired", if_current=2).to_version is None
+        assert tutti.promote("colour@3", if_current=0).generation == 6

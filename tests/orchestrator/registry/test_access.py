@@ -91,20 +91,29 @@ def run(database: Database, sql: str) -> int:
 
 PROMOTION = (
     "INSERT INTO promotions (task, alias, generation, from_version, to_version, actor, reason, "
-    "promoted_at{extra}) VALUES ('{task}', 'production', 2, 1, 2, '{actor}', '', "
+    "promoted_at{extra}) VALUES ('{task}', 'production', 2, {move}, '{actor}', '', "
     "{at}{value})"
 )
 
 
 def promotion(
-    actor: str, task: str = "color-a", at: str = "clock_timestamp()", overrode: str | None = None
+    actor: str,
+    task: str = "color-a",
+    at: str = "clock_timestamp()",
+    overrode: str | None = None,
+    move: str = "1, 2",
 ) -> str:
     extra, value = (", overrode", f", '{overrode}'") if overrode else ("", "")
-    return PROMOTION.format(task=task, actor=actor, at=at, extra=extra, value=value)
+    return PROMOTION.format(task=task, actor=actor, at=at, extra=extra, value=value, move=move)
+
+
+def removal(actor: str, task: str = "color-a", move: str = "1, NULL") -> str:
+    return f"{promotion(actor, task, move=move)}; {REMOVE.format(task)}"
 
 
 MOVE = "UPDATE aliases SET version_id = (SELECT max(id) FROM prompt_versions WHERE task = '{0}'), "
 MOVE += "generation = 2 WHERE task = '{0}'"
+REMOVE = "DELETE FROM aliases WHERE task = '{0}' AND alias = 'production'"
 REFUSED = [
     # Moving production, and what the audit says of it.
     ("tina", MOVE.format("color-a")),
@@ -120,6 +129,16 @@ REFUSED = [
     ("paula", "UPDATE aliases SET alias = 'hidden' WHERE task = 'color-a'"),
     ("paula", "UPDATE promotions SET actor = 'tina'"),
     ("paula", "DELETE FROM aliases"),
+    # Taking it away.
+    ("tina", REMOVE.format("color-a")),
+    ("tina", removal("tina")),
+    ("tom", removal("tom", "shape_a")),
+    ("paula", removal("paula", "shape_a")),
+    ("paula", removal("tina")),
+    ("paula", removal("paula", move="NULL, NULL")),
+    ("paula", removal("paula", move="1, 2")),
+    ("paula", promotion("paula", move="1, NULL")),  # without the removal
+    ("paula", promotion("paula", move="1, NULL") + "; " + MOVE.format("color-a")),
     (
         "paula",
         """INSERT INTO approvals (version_id, actor, is_given, note, approved_at)
@@ -225,6 +244,44 @@ def test_promoter_promotes_approves_and_rolls_back_tasks_of_the_pattern(as_: As)
             call(
                 PromptRef("shape_a", 2), "staging" if call == registry.promote else "paula", "paula"
             )
+
+
+def test_promoter_takes_an_alias_away_and_a_trainer_does_not(as_: As) -> None:
+    registry, ref = PromptRegistry(as_("paula")), PromptRef("color-a", 1)
+    registry.promote(ref, "retired", "paula")
+    with pytest.raises(AccessDenied, match="tina .* needs the role promoter on color-a"):
+        PromptRegistry(as_("tina")).unset("color-a", "retired", "tina")
+    assert registry.unset("color-a", "retired", "paula").to_version is None
+    assert registry.rollback("color-a", "retired", "paula").to_version == 1
+    registry.unset("color-a", "retired", "paula")
+    # An alias that is back at an older generation is a move without a row of its own.
+    with pytest.raises(AccessDenied, match="without the row of promotions"):
+        run(
+            as_("paula"),
+            "INSERT INTO aliases SELECT task, 'retired', id, 1, now() FROM prompt_versions "
+            "WHERE task = 'color-a' AND number = 1",
+        )
+    assert registry.promote(ref, "retired", "paula").generation == 5
+
+
+def test_group_that_was_made_before_may_take_aliases_away(new_postgres_url: MakeUrl) -> None:
+    url = new_postgres_url()
+    migrate.upgrade(url)
+    migrate.downgrade(url, "0008")
+    database = Database(url)
+    group = "SELECT 'tutti_' || oid FROM pg_database WHERE datname = current_database()"
+    with database.write() as connection:
+        name = connection.execute(text(group)).scalar_one()
+        connection.execute(text(f"CREATE ROLE {name} NOLOGIN"))
+    may = text("SELECT has_table_privilege(:name, 'aliases', 'DELETE')")
+    for change, expected in (
+        (lambda: migrate.upgrade(url), True),
+        (lambda: migrate.downgrade(url, "0008"), False),
+    ):
+        change()
+        with database.read() as connection:
+            assert connection.execute(may, {"name": name}).scalar_one() is expected
+    database.close()
 
 
 def test_only_an_admin_overrides_a_gate(as_: As) -> None:

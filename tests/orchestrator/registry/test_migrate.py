@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch
 from orchestrator.domain.job import JobOptions, Submission
@@ -117,6 +118,45 @@ def test_promotions_of_the_older_schema_are_kept_and_can_be_rolled_back(
     assert (registry.list("color"), registry.history("color")) == before
     assert registry.rollback("color", "production", "ann").to_version == 1
     assert registry.describe(PromptRef("color", 1), "ann", "old", {"a": "b"}).tags == {"a": "b"}
+
+
+def test_history_is_guarded_after_going_down_and_up(
+    empty_url: str, trained: Callable[..., TrainedPrompt]
+) -> None:
+    migrate.upgrade(empty_url)
+    before = triggers(empty_url)
+    migrate.downgrade(empty_url, "0008")
+    migrate.upgrade(empty_url)
+    assert triggers(empty_url) == before
+    registry = PromptRegistry(Database.open(empty_url))
+    registry.register(trained())
+    registry.promote(PromptRef("color", 1), "production", "ann")
+    for verb in ("UPDATE promotions SET actor = 'x'", "DELETE FROM promotions"):
+        with pytest.raises(SqlIntegrityError), Database(empty_url).write() as connection:
+            connection.execute(text(verb))
+
+
+def triggers(url: str) -> list[str]:
+    with Database(url).read() as connection:
+        query = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
+        if connection.dialect.name == "sqlite":
+            query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        return sorted(connection.execute(text(query)).scalars())
+
+
+def test_schema_that_cannot_say_what_happened_is_not_gone_down_to(
+    empty_url: str, trained: Callable[..., TrainedPrompt]
+) -> None:
+    migrate.upgrade(empty_url)
+    registry = PromptRegistry(Database(empty_url))
+    registry.register(trained())
+    registry.promote(PromptRef("color", 1), "production", "ann")
+    registry.unset("color", "production", "ann")
+    before = registry.history("color")
+    with pytest.raises(RuntimeError, match="cannot say that an alias was taken away"):
+        migrate.downgrade(empty_url, "0008")
+    migrate.check(empty_url)
+    assert registry.history("color") == before
 
 
 def test_upgrade_of_an_older_schema_killed_half_way_leaves_it(older_url: str) -> None:

@@ -50,7 +50,7 @@ def test_move_from_another_version_says_what_is_there_since_when_and_by_whom(
         "version 2"
     )
     assert "--if-current 1" in caught.value.remedy
-    with pytest.raises(AliasMoved, match="was believed to be no alias yet"):
+    with pytest.raises(AliasMoved, match="was believed to be no alias"):
         promote(three, 3, if_current=0)
     with pytest.raises(AliasMoved, match="is no alias yet, and was believed at version 1"):
         three.promote(PromptRef("color", 3), "staging", "ann", if_current=1)

@@ -24,7 +24,7 @@ from orchestrator.domain.prompt_version import Promotion, PromptRef, TrainedProm
 from orchestrator.registry.database import Database
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.registry.tables import aliases
+from orchestrator.registry.tables import aliases, prompt_versions
 from tests.kill_points import WHEN, where_killed
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -69,29 +69,39 @@ def check_history(database: Database, alias: str) -> list[Promotion]:
         else:
             stack.pop()
             assert (move.restores, move.to_version) == (stack[-1].generation, stack[-1].to_version)
-    with database.read() as connection:
-        query = select(aliases.c.generation).where(aliases.c.alias == alias)
-        assert connection.execute(query).scalar_one() == len(moves)
-    assert registry.resolve(PromptRef("color", alias)).number == moves[-1].to_version
+    last = moves[-1]
+    standing = (last.generation, last.to_version) if last.to_version else None
+    assert find_alias(database, alias) == standing
     told = [item.payload for item in Outbox(database).pending(10**6) if "alias" in item.payload]
-    numbers = [payload["number"] for payload in told if payload["alias"] == alias]
+    numbers = [payload.get("number") for payload in told if payload["alias"] == alias]
     assert numbers == [move.to_version for move in moves]
     return moves
+
+
+def find_alias(database: Database, alias: str) -> tuple[int, int] | None:
+    """The generation of color's alias, and the version it points at; None: it is none."""
+    same = prompt_versions.c.id == aliases.c.version_id
+    query = select(aliases.c.generation, prompt_versions.c.number).join(prompt_versions, same)
+    with database.read() as connection:
+        row = connection.execute(query.where(aliases.c.alias == alias)).one_or_none()
+    return None if row is None else (row.generation, row.number)
 
 
 def move_about(url: str, name: str, report: Path) -> None:
     """Move the alias to and fro until the time is over; report the moves that were answered."""
     chance = random.Random(name)
     end = time.monotonic() + HISTORY_S
-    answered: dict[int, int] = {}
+    answered: dict[int, int | None] = {}
     refused = 0
     with opened(url) as database:
         registry = PromptRegistry(database)
         while time.monotonic() < end:
-            seen = registry.resolve(PromptRef("color", "production")).number
+            _, seen = find_alias(database, "production") or (0, 0)
             believed = seen if chance.random() < 0.3 else None
             try:
-                if chance.random() < 0.4:
+                if chance.random() < 0.1:
+                    move = registry.unset("color", "production", name, if_current=believed)
+                elif chance.random() < 0.4:
                     move = registry.rollback("color", "production", name, if_current=believed)
                 else:
                     ref = PromptRef("color", chance.randint(1, NUM_VERSIONS))
@@ -124,8 +134,13 @@ def test_64_processes_that_move_an_alias_make_one_chain_and_lose_no_move(
         made = [(move.generation, move.to_version) for move in moves if move.actor == name]
         assert made == answered[name]
     num_rollbacks = sum(move.restores is not None for move in moves)
+    num_removed = sum(move.to_version is None for move in moves)
     num_refused = sum(report["refused"] for report in reports.values())
-    print(f"{len(moves)} moves, {num_rollbacks} of them rollbacks, {num_refused} refused")
+    print(
+        f"{len(moves)} moves, {num_rollbacks} of them rollbacks, {num_removed} removals; "
+        f"{num_refused} refused"
+    )
+    assert num_removed > 3
     assert num_rollbacks > 10 < len(moves) - num_rollbacks
 
 
@@ -144,18 +159,23 @@ def rollback(registry: PromptRegistry, alias: str) -> Promotion:
     return registry.rollback("color", alias, "ann", if_current=2)
 
 
-#: What is done, what the alias had pointed at before, and where it is after.
+def removal(registry: PromptRegistry, alias: str) -> Promotion:
+    return registry.unset("color", alias, "ann", if_current=2)
+
+
+#: What is done, what the alias had pointed at before, and where it is after (None: nowhere).
 CALLS = ((DefaultDialect, "do_execute"), (DefaultDialect, "do_commit"))
-ACTS: list[tuple[Act, list[int], int]] = [
+ACTS: list[tuple[Act, list[int], int | None]] = [
     (first_promotion, [], 3),
     (promotion, [1, 2], 3),
     (rollback, [1, 2], 1),
+    (removal, [1, 2], None),
 ]
 
 
 @pytest.mark.parametrize(("act", "before", "after"), ACTS, ids=lambda x: getattr(x, "__name__", ""))
 def test_mover_killed_at_any_statement_has_moved_or_has_not_and_a_repeat_is_safe(
-    url: str, act: Act, before: list[int], after: int
+    url: str, act: Act, before: list[int], after: int | None
 ) -> None:
     met: Counter[str] = Counter()
     outcomes: set[bool] = set()

@@ -87,7 +87,7 @@ def test_aliases_are_rolled_back_on_their_own(five: PromptRegistry) -> None:
     assert (current(five), current(five, "staging")) == (2, 4)
 
 
-moves = st.lists(st.one_of(st.integers(1, 5), st.just("rollback")), max_size=12)
+moves = st.lists(st.one_of(st.integers(1, 5), st.sampled_from(["rollback", "unset"])), max_size=12)
 aliases = (f"alias-{number}" for number in range(10**6))
 
 
@@ -95,21 +95,28 @@ aliases = (f"alias-{number}" for number in range(10**6))
 @settings(
     deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_promotions_are_a_stack_that_rollbacks_take_from(
+def test_moves_are_a_stack_that_rollbacks_take_from(
     five: PromptRegistry, moves: Sequence[int | str]
 ) -> None:
-    alias, stack = next(aliases), []
+    alias = next(aliases)
+    stack: list[int | None] = [None]  # none: it is no alias
     for move in moves:
         if isinstance(move, int):
             promote_all(five, move, alias=alias)
-            stack += [] if stack[-1:] == [move] else [move]
-        elif len(stack) > 1:
+            stack += [] if stack[-1] == move else [move]
+        elif len(stack) == 1:
+            with pytest.raises(UnknownName):
+                (five.unset if move == "unset" else five.rollback)("color", alias, "ann")
+        elif move == "unset":
+            five.unset("color", alias, "ann")
+            stack += [] if stack[-1] is None else [None]
+        elif stack[-2] is not None:
             five.rollback("color", alias, "ann")
             stack.pop()
         else:
             with pytest.raises(InvalidInput):
                 five.rollback("color", alias, "ann")
-        assert not stack or current(five, alias) == stack[-1]
+        assert [v.number for v in five.list("color", alias)] == [n for n in stack[-1:] if n]
 
 
 def test_the_past_is_what_aliases_pointed_at_then(five: PromptRegistry, trained: Trained) -> None:

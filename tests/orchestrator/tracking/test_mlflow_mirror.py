@@ -110,6 +110,29 @@ def test_aliases_move(
         assert target.tags["tutti.ref"] == f"{TASK}@{number}"
 
 
+@pytest.mark.parametrize("alias", ["production", "eu.production"])
+def test_an_alias_is_taken_away_in_its_turn_and_once(
+    mirror: MlflowMirror, make_version: Make, outbox: MemoryOutbox, client: Any, alias: str
+) -> None:
+    make_version()
+    outbox.post("alias_moved", task=TASK, alias=alias, number=1)
+    outbox.post("alias_removed", task=TASK, alias=alias)
+    outbox.post("alias_removed", task=TASK, alias=alias)  # its answer was lost
+    outbox.post("alias_moved", task=TASK, alias="canary", number=1)
+    assert mirror.deliver() == Delivery(5, 0)
+    model = client.get_registered_model(TASK)
+    assert list(model.aliases) == ["canary"]
+    assert not [tag for tag in model.tags if tag.startswith("tutti.alias")]
+
+
+@pytest.mark.parametrize("alias", ["production", "eu.production"])
+def test_an_alias_of_a_model_that_is_gone_is_taken_away(
+    mirror: MlflowMirror, outbox: MemoryOutbox, alias: str
+) -> None:
+    outbox.post("alias_removed", task=TASK, alias=alias)
+    assert mirror.deliver() == Delivery(1, 0)
+
+
 @pytest.mark.parametrize("alias", ["eu.production", "latest", "v2"])
 def test_an_alias_mlflow_cannot_have_becomes_a_tag(
     mirror: MlflowMirror, make_version: Make, outbox: MemoryOutbox, client: Any, alias: str

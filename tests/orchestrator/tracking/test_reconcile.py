@@ -42,10 +42,13 @@ class World:
     def sync(self, policy: Policy = "report") -> SyncReport:
         return self.reconciler.sync(policy, self.adopt)
 
-    def adopt(self, ref: str, alias: str, if_current: int) -> None:
-        incumbent = self.registry.resolve(PromptRef(TASK, alias)).number if if_current else 0
-        assert incumbent == if_current
-        target = PromptRef.parse(ref)
+    def adopt(self, ref: PromptRef, number: int | None, if_current: int) -> None:
+        assert (self.registry.resolve(ref).number if if_current else 0) == if_current
+        alias = str(ref.target)
+        if number is None:
+            self.registry.unset(TASK, alias, "mlflow", "by hand")
+            return
+        target = PromptRef(TASK, number)
         self.registry.promote(target, alias, "mlflow", "by hand", self.gate)
 
     def version(self, number: int) -> PromptVersion:
@@ -290,14 +293,40 @@ def test_adopting_goes_through_the_gate(world: World) -> None:
     assert "accuracy > 0.9" in repair.error
 
 
-@pytest.mark.parametrize("policy", ["report", "adopt"])
-def test_an_alias_deleted_by_hand_is_only_set_again_by_revert(world: World, policy: Policy) -> None:
+def test_an_alias_deleted_by_hand_is_reported_and_set_again_by_revert(world: World) -> None:
     world.client.delete_registered_model_alias(TASK, "production")
-    report = world.sync(policy)
+    report = world.sync()
     assert kinds(report) == [("alias_removed", PRODUCTION)]
     assert (report.is_settled, world.aliases()) == (False, {})
     assert world.sync("revert").is_settled
+    assert world.in_mlflow() == f"{TASK}@1"
     world.check_whole()
+
+
+def test_an_alias_deleted_by_hand_is_adopted_as_taken_away(world: World) -> None:
+    world.client.delete_registered_model_alias(TASK, "production")
+    (repair,) = world.sync("adopt").repairs
+    assert repair.done == "taken away here"
+    assert world.version(1).aliases == ()
+    last = world.registry.history(TASK)[0]
+    assert (last.from_version, last.to_version, last.actor) == (1, None, "mlflow")
+    world.check_whole()
+
+
+def test_an_alias_taken_away_here_is_gone_there_and_no_drift(world: World) -> None:
+    world.registry.promote(PromptRef(TASK, 2), "eu.production", actor="ann")
+    assert world.sync().is_settled
+    for alias in ("production", "eu.production"):
+        world.registry.unset(TASK, alias, actor="ann")
+    assert world.sync("adopt") == SyncReport(())
+    assert world.aliases() == {}
+    assert "tutti.alias.eu.production" not in world.client.get_registered_model(TASK).tags
+    world.set_by_hand("production", 1)
+    assert kinds(world.sync("revert")) == [("alias_added", PRODUCTION)]
+    assert world.aliases() == {}
+    world.registry.rollback(TASK, "production", actor="ann")
+    assert world.sync() == SyncReport(())
+    assert world.in_mlflow() == f"{TASK}@1"
 
 
 def test_an_alias_that_mlflow_cannot_have_is_kept_right_as_a_tag(world: World) -> None:

@@ -253,6 +253,27 @@ def test_an_alias_that_differs_from_the_audit_is_put_back(
     assert check().is_clean
 
 
+def test_an_alias_that_was_taken_away_is_no_finding_and_taken_away_again(
+    check: Check,
+    database: Database,
+    registry: PromptRegistry,
+    outbox: Outbox,
+    version: PromptVersion,
+) -> None:
+    registry.unset("color", "production", "ann")
+    for item in outbox.pending():
+        outbox.delivered(item.id)
+    assert check().is_clean
+    row = "SELECT 'color', 'production', id, 3, created_at FROM prompt_versions WHERE number = 2"
+    past_triggers(database, f"INSERT INTO aliases {row}")
+    finding = only(check())
+    assert (finding.kind, finding.where) == ("alias-differs", "color@production")
+    assert "its last promotion is move 3, which took it away" in finding.what
+    assert only(check(repair=True)).is_mended
+    assert [item.kind for item in outbox.pending()] == ["alias_removed"]
+    assert check().is_clean
+
+
 def test_an_alias_that_nobody_promoted_is_found_and_not_judged(
     check: Check, database: Database, version: PromptVersion
 ) -> None:
