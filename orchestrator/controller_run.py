@@ -1,5 +1,5 @@
 """Runs a controller in this process, and beside it, in threads, what must never hold a step up:
-telling MLflow, and moving the logs of ended jobs to the artifact store.
+telling and watching MLflow, and moving the logs of ended jobs to the artifact store.
 """
 
 import logging
@@ -14,6 +14,7 @@ from orchestrator.bootstrap import Parts, gang_log
 from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.job import JobState
 from orchestrator.log_archive import archive_logs
+from orchestrator.mlflow_watch import MlflowWatch
 from orchestrator.registry.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def controller_up(parts: Parts, what: str) -> Iterator["Controller"]:
         archive_logs(parts.jobs, parts.artifacts)
 
     with (
-        Chore("telling MLflow", lambda: parts.mirror.deliver().error, DELIVER_S),
+        Chore("telling MLflow", MlflowWatch(parts).attend, DELIVER_S),
         Chore("archiving logs", archive, ARCHIVE_S),
         parts.controller(gang_log(parts.settings, what)) as controller,
     ):

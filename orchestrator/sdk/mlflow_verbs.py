@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.prompt_version import Promotion, PromptRef
+from orchestrator.mlflow_watch import sync_mlflow
 from orchestrator.sdk.promotion_verbs import PromotionVerbs
 
 if TYPE_CHECKING:
@@ -33,15 +33,4 @@ class MlflowVerbs(PromotionVerbs):
         process tells MLflow."""
         if dry_run:
             return self.parts.reconciler.find(task)
-        return self.parts.reconciler.sync(drift or self.settings.mlflow_drift, self._adopt, task)
-
-    def _adopt(self, ref: PromptRef, number: int | None, if_current: int) -> Promotion:
-        """Promote what MLflow's alias points at, or take the alias away, unless it has moved here
-        since."""
-        prompts, task, alias = self.parts.prompts, ref.task, str(ref.target)
-        actor, reason = f"mlflow, adopted by {self.parts.actor}", "changed by hand in MLflow"
-        if number is None:
-            return prompts.unset(task, alias, actor, reason, if_current)
-        target = PromptRef(task, number)
-        gate = self._own_gate(prompts.resolve(target), alias)
-        return prompts.promote(target, alias, actor, reason, gate, if_current=if_current)
+        return sync_mlflow(self.parts, drift, task)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from orchestrator.domain.errors import InvalidInput, UnknownName
+from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.gate import Gate
 from orchestrator.domain.prompt_version import (
     Approval,
@@ -44,9 +44,11 @@ class PromotionVerbs(Verbs):
         this alias. Raises GateRefused, with both values; `force` moves it all the same. Raises
         AliasMoved if it is not at the version `if_current` (0: no alias). One that points there
         already stays: its last move is returned."""
+        from orchestrator.registry.own_gate import own_gate
+
         version = self.prompt(ref)
         try:
-            gate = Gate.parse(when) if when else self._own_gate(version, alias)
+            gate = Gate.parse(when) if when else own_gate(self.parts.jobs, version, alias)
         except ValueError as error:
             raise InvalidInput(str(error)) from error
         target = PromptRef(version.task, version.number)
@@ -98,13 +100,3 @@ class PromotionVerbs(Verbs):
     def description_changes(self, ref: str) -> list[DescriptionChange]:
         """Who changed a version's description and tags, newest first."""
         return list(self.parts.prompts.changes(PromptRef.parse(ref)))
-
-    def _own_gate(self, version: PromptVersion, alias: str) -> Gate | None:
-        """The gate that the version's own spec sets for `alias`."""
-        if version.lineage.job is None:
-            return None
-        try:
-            spec = self.parts.jobs.get(version.lineage.job).submission.spec
-        except UnknownName:
-            return None
-        return spec.gate() if spec.promote and spec.promote.alias == alias else None
