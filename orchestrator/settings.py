@@ -115,6 +115,10 @@ class Settings(BaseModel):
         return self.home / "cache" / "prompts"
 
     @property
+    def evaluations(self) -> Path:
+        return self.home / "evaluations"
+
+    @property
     def mlflow_artifacts(self) -> Path:
         return self.home / "mlartifacts"
 

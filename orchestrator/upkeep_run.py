@@ -1,6 +1,7 @@
 """Upkeep of the registry that the settings name: its parts put together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,17 @@ def check_registry(parts: Parts, repair: bool, quick: bool, copies: str | None) 
 
 
 def collect_garbage(parts: Parts, grace_s: float, delete: bool) -> "Collected":
-    """Mark artifacts that nothing names and, if `delete`, remove those whose grace is over."""
+    """Mark artifacts that nothing names, find the folders that batch runs left and, if `delete`,
+    remove those whose grace is over."""
+    from orchestrator.upkeep.batch_folders import collect_folders
     from orchestrator.upkeep.gc import check_grace, collect
 
     counts = parts.jobs.stats().counts
     check_grace(grace_s, sum(num for state, num in counts.items() if not state.is_terminal))
-    files = StoreFiles(parts.artifacts.url)
-    return collect(files, References(parts.database), parts.jobs.now(), grace_s, delete)
+    files, now = StoreFiles(parts.artifacts.url), parts.jobs.now()
+    folders = collect_folders(parts.batches, parts.settings.evaluations, now, grace_s, delete)
+    found = collect(files, References(parts.database), now, grace_s, delete)
+    return replace(found, folders=folders)
 
 
 def export_prompts(parts: Parts, refs: "Sequence[PromptRef]", path: Path) -> "list[PromptVersion]":

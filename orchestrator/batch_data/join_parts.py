@@ -14,7 +14,13 @@ from orchestrator.batch_data.output_file import (
     writing,
 )
 from orchestrator.batch_data.output_target import RUN_MARK, OutputTarget
-from orchestrator.batch_data.part_file import OutputFormat, PartFile, discard_part, read_part
+from orchestrator.batch_data.part_file import (
+    OutputFormat,
+    PartFile,
+    discard_part,
+    is_part,
+    read_part,
+)
 
 
 def join_parts(folder: str, parts: Sequence[PartFile], target: OutputTarget) -> PartFile:
@@ -49,6 +55,19 @@ def remove_parts(folder: str, parts: Sequence[PartFile], target: OutputTarget) -
         return
     for part in parts:
         discard_part(folder, part.name)
+    _remove_folder(folder)
+
+
+def drop_parts(folder: str) -> None:
+    """Remove the parts of a run that will never be joined, and their folder; again is well."""
+    for name in list_names(folder):
+        if is_leftover(name) or is_part(name):
+            remove(f"{folder}/{name}")
+    _remove_folder(folder)
+
+
+def _remove_folder(folder: str) -> None:
+    """A folder without parts; one that holds something else stays."""
     remove(f"{folder}/{RUN_MARK}")
     if list_names(folder):  # somebody else's: not ours to remove
         return

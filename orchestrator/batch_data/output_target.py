@@ -87,16 +87,16 @@ def open_target(target: OutputTarget, run: str) -> str:
     Raises InvalidInput where it holds another run's files, StoreUnavailable where nothing can be
     written."""
     folder = target.parts_folder(run)
-    owner = _owner(folder)
+    owner = run_of(folder)
     if owner is None and all(map(is_leftover, list_names(folder))):
         write_new(f"{folder}/{RUN_MARK}", f"{run}\n".encode())
-        owner = _owner(folder)  # another run may have come first
+        owner = run_of(folder)  # another run may have come first
     if owner != run:
         raise InvalidInput(f"{folder}: it holds files that are not of the run {run}", _REMEDY)
     return folder
 
 
-def _owner(folder: str) -> str | None:
+def run_of(folder: str) -> str | None:
     """The run that a folder is marked as, None if it is not marked."""
     try:
         return b"".join(read_output(f"{folder}/{RUN_MARK}")).decode("utf-8", "replace").strip()

@@ -2,6 +2,7 @@
 rows. The first whole file of a name stays: a late writer of the same shard cannot change it."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,10 @@ class PartFile:
 
 def part_name(index: int, output_format: OutputFormat) -> str:
     return f"part-{index:05d}.{output_format}"
+
+
+def is_part(name: str) -> bool:
+    return re.fullmatch(rf"part-[0-9]{{5,}}\.({'|'.join(OutputFormat)})", name) is not None
 
 
 def write_part(

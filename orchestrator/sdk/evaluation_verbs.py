@@ -47,7 +47,7 @@ class EvaluationVerbs(BatchVerbs):
 
         `data` and the options are a batch run's. Where rows name tasks, a version answers its own
         task's. `output`: an empty or new folder for the runs' output; by default one below the data
-        directory. Raises InvalidInput before a row is answered.
+        directory, which `gc` collects. Raises InvalidInput before a row is answered.
         """
         from orchestrator.batch_data.location import absolute
         from orchestrator.questions.evaluation import check_evaluation, evaluate
@@ -73,7 +73,7 @@ class EvaluationVerbs(BatchVerbs):
         from orchestrator.batch_data.output_file import list_names
 
         if output is None:
-            return str(self.settings.home / "evaluations" / uuid.uuid4().hex)
+            return str(self.settings.evaluations / uuid.uuid4().hex)
         folder = absolute(output).rstrip("/")
         if not folder or list_names(folder):
             raise InvalidInput(

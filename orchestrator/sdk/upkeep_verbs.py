@@ -54,7 +54,8 @@ class UpkeepVerbs(Verbs):
         return check_registry(self.parts, repair, quick, copies)
 
     def gc(self, delete: bool = False, grace_s: float = GRACE_S) -> "Collected":
-        """Mark artifacts that nothing names; with `delete`, remove those marked for the grace."""
+        """Mark artifacts that nothing names and find folders that cancelled batch runs and
+        evaluations left; with `delete`, remove those whose grace is over."""
         from orchestrator.upkeep_run import collect_garbage
 
         return collect_garbage(self.parts, grace_s, delete)

@@ -4,12 +4,13 @@ Never takes what stands anywhere in the database, what was put again since it wa
 that is no artifact. Safe beside running jobs, beside other collections, and killed at any instant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from orchestrator.artifacts.store_files import StoredFile, StoreFiles
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.registry.references import References
+from orchestrator.upkeep.batch_folders import CollectedFolders
 from orchestrator.upkeep.marks import read_marks, renew_marks, write_marks
 
 #: What an artifact that is stored may take until the database names it.
@@ -19,7 +20,8 @@ MIN_BUSY_GRACE_S = 3600.0
 @dataclass(frozen=True)
 class Collected:
     """What one collection saw and did. `waiting` are unnamed but not for long enough; `due` could
-    be removed; `removed` were; what is `due` but was put again meanwhile is in `spared`."""
+    be removed; `removed` were; what is `due` but was put again meanwhile is in `spared`. `folders`
+    are those of batch runs."""
 
     num_files: int
     num_named: int
@@ -27,6 +29,7 @@ class Collected:
     due: tuple[StoredFile, ...]
     removed: tuple[StoredFile, ...] = ()
     spared: tuple[StoredFile, ...] = ()
+    folders: CollectedFolders = field(default_factory=CollectedFolders)
 
 
 def collect(

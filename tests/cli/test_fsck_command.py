@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,22 @@ def test_garbage_is_shown_and_removed_when_asked(run: Run, artifact: Path, home:
     assert "nothing was removed: add --delete" in shown.err
     assert [f["name"][-64:] for f in run("gc", "--delete", "--json").json["removed"]] == [orphan]
     assert artifact.exists()
+
+
+def test_what_batch_runs_left_is_shown_and_removed_when_asked(run: Run, home: Path) -> None:
+    folder = home / "evaluations" / ("e" * 32)
+    folder.mkdir(parents=True)
+    (folder / "rows-0.jsonl").write_bytes(b"rows")
+    done = run("gc")
+    assert (done.out.splitlines()[1:], "1 (4 bytes) in their grace" in done.err) == ([], True)
+    for path in (folder / "rows-0.jsonl", folder):
+        os.utime(path, (1, 1))
+    shown = run("gc")
+    assert (shown.code, str(folder) in shown.out, folder.exists()) == (0, True, True)
+    assert "nothing was removed: add --delete" in shown.err
+    assert run("gc", "--json").json["folders"]["due"] == [{"place": str(folder), "num_bytes": 4}]
+    assert str(folder) in run("gc", "--delete").out
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("grace", ["", "0s", "-1d", "week"])
