@@ -1,27 +1,23 @@
-"""DeepSpeed around the frozen base: whole on every rank (stage 0) or split over ranks (stage 3).
+"""The base on a rank of a gang, and what keeps its ranks in step.
 
-DeepSpeed is given no optimizer: the base never learns. `engine.module` is called, not the engine,
-whose backward hooks want an optimizer. Under stage 3 every forward pass is a collective act, so all
-ranks make the same number of them: `rounds` agrees on it, and an idle rank runs `idle_batch`. Ranks
-that share a task's rows are kept in step in the same way.
+Under stage 3 every forward pass is a collective act, so all ranks make the same number of them:
+`rounds` agrees on it, and an idle rank runs `idle_batch`. Ranks that share a task's rows are kept
+in step in the same way.
 """
 
 from pathlib import Path
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedBatch, PackedRow, pack
-from encoders.packed.padded_model import load_exact
 from encoders.text.tokenization import TextTokenizer
 from orchestrator.domain.gang import Offload
-from orchestrator.training.engine_config import engine_config
+from orchestrator.sharding.load_sharded import load_sharded
 
 IDLE = "idle"
-_PROBES = ("The capital of France is", "1, 2, 3, 4,", "a")
 
 
 class ShardedBase:
@@ -42,19 +38,9 @@ class ShardedBase:
         offload_folder: Path | None = None,
         shares_rows: bool = False,
     ) -> "ShardedBase":
-        """Load a base folder, shard it, and check it; the process group must be up.
-
-        `shares_rows` says that ranks train tasks together. Raises PackingError where sharded logits
-        differ from unsharded ones, TuttiError where parts cannot be offloaded.
-        """
-        model = load_exact(folder)
-        probes = [ids for ids in map(tokenizer.encode, _PROBES) if ids]
-        expected = [model.plain_logits(ids) for ids in probes]
-        config = engine_config(model.model, zero_stage, offload, offload_folder)
-        _skip_shm_compile()
-        engine, *_ = deepspeed.initialize(model=model.model, config=config)
-        model.model = engine.module
-        model.check_exact(probes, expected)
+        """Load a base folder as `load_sharded` does. `shares_rows` says that ranks train tasks
+        together."""
+        model = load_sharded(folder, tokenizer, zero_stage, offload, offload_folder)
         return cls(model, zero_stage, shares_rows)
 
     def rounds(self, num_batches: int) -> int:
@@ -73,10 +59,3 @@ class ShardedBase:
         """The smallest batch, with a virtual token that takes a gradient nobody uses."""
         batch = pack([PackedRow(IDLE, (-1, 0))], {IDLE: 1})
         return batch, {IDLE: torch.zeros(1, self.model.token_dim, requires_grad=True)}
-
-
-def _skip_shm_compile() -> None:
-    """Keep DeepSpeed on CPU from compiling its shared-memory collectives (a silent minute, and a
-    stale lock that hangs every later start if it is killed); gloo serves as well."""
-    if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__ = {}

@@ -6,8 +6,8 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import nn
 
 from orchestrator.domain.errors import TuttiError
-from orchestrator.training import engine_config as module
-from orchestrator.training.engine_config import engine_config
+from orchestrator.sharding import engine_config as module
+from orchestrator.sharding.engine_config import engine_config
 
 MODEL = nn.Linear(30, 5)
 

@@ -1,0 +1,1 @@
+"""DeepSpeed around a frozen base, for training and inference: knows neither tasks nor rows."""
