@@ -4,14 +4,14 @@ The model may be a DeepSpeed ZeRO-3 module: embeddings are looked up through
 `get_input_embeddings()` and nothing touches a weight directly.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.errors import PackingError
 from encoders.packed.decoding_layout import DecodingLayout
@@ -32,6 +32,8 @@ class PackedModel:
 
     Batches may come on any device. `can_cache` tells whether it gives and takes `states`;
     `fallback_reason` says why the base is not run packed (see padded_model.py), None where it is.
+    Every pass, whatever it is for, runs the same modules in the same order, and `before_pass` is
+    called first: ranks that hold the base together (ZeRO-3) come in step there.
     """
 
     can_cache: ClassVar[bool] = True
@@ -41,6 +43,7 @@ class PackedModel:
         model.requires_grad_(False)
         model.eval()
         self.model = model
+        self.before_pass: Callable[[], None] = _no_one_to_wait_for
         self.token_dim: int = model.get_input_embeddings().embedding_dim
         self._copies = WeightCopies(0)
 
@@ -90,10 +93,12 @@ class PackedModel:
         transformers' `last_hidden_state`, behind the final norm. Arguments as in `logits`."""
         batch = batch.to(self.device)
         rows = torch.cat([batch.kept, batch.filler])
-        with on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)):
-            output = self._run(self.model.base_model, batch, virtual_tokens, packed_cache=cache)
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden.index_select(0, batch.kept)
+        with (
+            on_rows_only(row_wise_modules(self.model), rows, len(batch.token_ids)),
+            last_hidden(self.model) as seen,
+        ):
+            self._forward(batch, virtual_tokens, batch.kept[:1], packed_cache=cache)
+        return seen[0][0].index_select(0, batch.kept)
 
     @torch.no_grad()
     def states(
@@ -115,6 +120,7 @@ class PackedModel:
     def step_logits(self, token_ids: Tensor, positions: Tensor, layout: DecodingLayout) -> Tensor:
         """Logits [N, vocabulary] of a decoding step: one token [N] of each sequence, at its
         position [N]. The sequences' slots take the new states."""
+        self.before_pass()
         token_ids, positions = token_ids.to(self.device), positions.to(self.device)
         with OneDnnLinear(self._copies) if self.device.type == "cpu" else nullcontext():
             output = self.model(
@@ -133,28 +139,22 @@ class PackedModel:
         kept: Tensor,
         **arguments: object,
     ) -> Tensor:
-        output = self._run(self.model, batch, virtual_tokens, logits_to_keep=kept, **arguments)
-        logits: Tensor = output.logits[0]
-        return logits
-
-    def _run(
-        self,
-        module: Any,
-        batch: PackedBatch,
-        virtual_tokens: Mapping[str, Tensor],
-        **arguments: object,
-    ) -> Any:
-        """What `module`, the model or its decoder, returns for a batch on its device."""
+        """Logits of a batch on its device at the positions `kept`."""
         with OneDnnLinear(self._copies) if self.device.type == "cpu" else nullcontext():
-            return module(
+            output = self.model(
                 inputs_embeds=self._embed(batch, virtual_tokens).unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
                 use_cache=False,
+                logits_to_keep=kept,
                 packed_layout=batch.layout,
                 **arguments,
             )
+        logits: Tensor = output.logits[0]
+        return logits
 
     def _embed(self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]) -> Tensor:
+        """Where the pass of a batch begins."""
+        self.before_pass()
         with torch.no_grad():
             embeds: Tensor = self.model.get_input_embeddings()(batch.token_ids)
         if not batch.prompts:
@@ -202,6 +202,25 @@ class PackedModel:
                 f"{expected - found} of the {expected} layers of this base "
                 f"({type(self.model).__name__}) are not reached by the packed attention"
             )
+
+
+def _no_one_to_wait_for() -> None:
+    return None
+
+
+@contextmanager
+def last_hidden(model: Any) -> Iterator[list[Tensor]]:
+    """Within the context, the list takes the decoder's `last_hidden_state` of each pass."""
+    seen: list[Tensor] = []
+
+    def see(module: nn.Module, args: object, output: Any) -> None:
+        seen.append(output.last_hidden_state)
+
+    hook = model.base_model.register_forward_hook(see)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def load_frozen(folder: Path, attention: str, dtype: torch.dtype) -> Any:

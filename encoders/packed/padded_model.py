@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from encoders.errors import PackingError
 from encoders.packed.packed_attention import LayerStates
-from encoders.packed.packed_model import PackedModel, load_frozen
+from encoders.packed.packed_model import PackedModel, last_hidden, load_frozen
 from encoders.packed.packing import PackedBatch
 
 #: Texts that share an opening, so that every way in which a pack differs is tried.
@@ -64,9 +64,10 @@ class PaddedModel(PackedModel):
     ) -> Tensor:
         """Last hidden states [K, D] at the batch's kept positions, as PackedModel gives them."""
         rows, kept = self._rows(batch, virtual_tokens)
-        output = self.model.base_model(inputs_embeds=rows, use_cache=False)
-        hidden: Tensor = output.last_hidden_state.flatten(0, 1)
-        return hidden.index_select(0, kept)
+        head = self.model.get_output_embeddings()
+        with _head_at(head, kept[:1]), last_hidden(self.model) as seen:
+            self.model(inputs_embeds=rows, use_cache=False)
+        return seen[0].flatten(0, 1).index_select(0, kept)
 
     def _rows(
         self, batch: PackedBatch, virtual_tokens: Mapping[str, Tensor]
