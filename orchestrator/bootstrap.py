@@ -6,7 +6,7 @@ Parts are made on first use and imported then, so a command pays for what it nee
 import getpass
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from orchestrator.settings import Settings
 if TYPE_CHECKING:
     from orchestrator.artifacts.artifact_store import ArtifactStore
     from orchestrator.bases.base_store import BaseStore
-    from orchestrator.domain.gang import GangLauncher
+    from orchestrator.domain.gang import GangLauncher, Node
     from orchestrator.registry.access_book import AccessBook
     from orchestrator.registry.base_model_registry import BaseModelRegistry
     from orchestrator.registry.batch_book import BatchBook
@@ -211,20 +211,9 @@ class Parts:
             connect=connect,
         )
 
-    def check_fits_whole(self, fingerprint: str) -> None:
-        """Raise TuttiError where a base does not fit each of the cluster's workers whole, as
-        inference holds it. The cluster must be up; small bases need no look at it."""
-        from orchestrator.scheduling.shard_plan import BaseSize
-        from orchestrator.scheduling.whole_base import check_whole, is_small
-
-        record = self.bases.get_by_fingerprint(fingerprint)
-        base = BaseSize(record.name, record.num_parameters, record.hidden_size)
-        gigabytes = self.settings.device_memory_gb
-        if gigabytes is None and is_small(base):
-            return
-        device_bytes = int(gigabytes * 1e9) if gigabytes else None
-        nodes = self._launcher(lambda: None).nodes()
-        check_whole(base, nodes, self.settings.num_workers, device_bytes)
+    def nodes(self) -> "Sequence[Node]":
+        """The machines of the cluster that is up, as they are now."""
+        return self._launcher(lambda: None).nodes()
 
     def _controller_options(self) -> "ControllerOptions":
         from orchestrator.scheduling.gang_starter import ControllerOptions

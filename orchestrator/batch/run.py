@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.batch.arrivals import Arrivals
+from orchestrator.batch.base_sharding import plan_bases, split_plan
 from orchestrator.batch.lease_heart import LeaseHeart
 from orchestrator.batch.progress import Progress
 from orchestrator.batch.whole_output import make_whole
@@ -31,6 +32,7 @@ from orchestrator.domain.batch_run import (
 from orchestrator.domain.digest import short
 from orchestrator.domain.errors import StaleLease, TuttiError
 from orchestrator.inference.shard_worker import WorkerPlan
+from orchestrator.scheduling.shard_plan import ShardPlan
 
 POLL_S = 0.2
 
@@ -62,7 +64,7 @@ class Watch:
 @dataclass
 class Work:
     """This process's work on one run, which it holds the lease of. `answer` works while the context
-    that `up` gives lasts."""
+    that `up` gives lasts. `sharding`: how bases are held, where it is known."""
 
     parts: Parts
     lease: RunLease
@@ -71,6 +73,7 @@ class Work:
     answer: Callable[[WorkerPlan, Sequence[ShardClaim]], Iterator[ShardDone]]
     up: Callable[[], AbstractContextManager[Any]]
     watch: Watch
+    sharding: ShardPlan | None = None
 
     def __post_init__(self) -> None:
         self._book = self.parts.batches
@@ -106,8 +109,10 @@ class Work:
             return
         plan = worker_plan(self.parts, self.plan, self._folder)
         with self.up():
-            for fingerprint in self.plan.bases:
-                self.parts.check_fits_whole(fingerprint)
+            sharding = self.sharding or plan_bases(self.parts, self.plan.bases)
+            if sharding.reason:
+                self.watch.note(sharding.reason)
+            plan = replace(plan, split=split_plan(self.parts, sharding))
             self._walk(plan, self._progress(run), heart)
 
     def _walk(self, plan: WorkerPlan, progress: Progress, heart: LeaseHeart) -> None:

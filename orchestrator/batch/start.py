@@ -5,6 +5,7 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from orchestrator.batch.base_sharding import plan_bases
 from orchestrator.batch.ray_pool import RayPool
 from orchestrator.batch.request import BatchRequest, check_request
 from orchestrator.batch.resume import prepare_resumption, target_of
@@ -49,13 +50,13 @@ def run_batch(
     parts: Parts, request: BatchRequest, watch: Watch | None = None, pool: Pool | None = None
 ) -> BatchResult:
     """Answer an input; raises InvalidInput before anything is written, and see Work.run."""
-    watch, pool = watch or Watch(), pool or RayPool(parts)
+    watch = watch or Watch()
+    pool = pool or RayPool(parts, watch.note)
     checked = check_request(parts, request)
     settings, run_id = parts.settings, uuid.uuid4().hex
     with ExitStack() as up:
         up.enter_context(pool.up())
-        for fingerprint in checked.plan.bases:
-            parts.check_fits_whole(fingerprint)
+        sharding = plan_bases(parts, checked.plan.bases)
         lease = parts.batches.create(
             run_id,
             checked.plan,
@@ -64,7 +65,16 @@ def run_batch(
             this_holder(),
             settings.lease_s,
         )
-        work = Work(parts, lease, checked.plan, checked.target, pool.answer, up.pop_all, watch)
+        work = Work(
+            parts,
+            lease,
+            checked.plan,
+            checked.target,
+            pool.answer,
+            up.pop_all,
+            watch,
+            sharding,
+        )
         try:
             run = work.run(lambda _: _open(checked.target, run_id))
         except Left:
@@ -78,7 +88,8 @@ def resume_batch(
     """Go on with a run that has not ended, by id or prefix. One that has succeeded gives its result
     again. Raises InvalidInput where another process works on it or its input has changed, and see
     Work.run."""
-    watch, pool = watch or Watch(), pool or RayPool(parts)
+    watch = watch or Watch()
+    pool = pool or RayPool(parts, watch.note)
     book = parts.batches
     run = book.get(run_id)
     plan = book.plan(run.id)

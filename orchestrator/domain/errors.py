@@ -82,3 +82,7 @@ class StaleLease(TuttiError):
 
 class SchemaMismatch(TuttiError):
     """The database's schema is not the one this program was written for."""
+
+
+#: Would come again, were the same tried again. Others (a lost peer, a full disk) may not.
+DETERMINISTIC = (TuttiError, ValueError, TypeError, LookupError, AttributeError, AssertionError)

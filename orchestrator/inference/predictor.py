@@ -6,7 +6,7 @@ answers to the bit, in a fresh process as well; a row's answer depends on which 
 call by no more than rounding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ from orchestrator.inference.served_prompt import ServedPrompt
 __all__ = ["Answer", "Predictor", "Query"]
 
 GREEDY = Decoding()
+
+LoadBase = Callable[[Path], PackedModel]
 
 
 class Predictor:
@@ -61,15 +63,17 @@ class Predictor:
         store: ArtifactStore,
         held_bytes: int = HELD_BYTES,
         weight_copies_bytes: int = 0,
+        load_base: LoadBase = load_exact,
     ) -> "Predictor":
         """Load a base's folder, whose longest row is `max_length`, and `versions` on it, which
-        become its prompts by `TASK@NUMBER`; the last argument as `keep_weight_copies` takes it."""
+        become its prompts by `TASK@NUMBER`; `weight_copies_bytes` as `keep_weight_copies` takes
+        it."""
         tokenizer = TextTokenizer.load(base)
         prompts = {
             version.ref: ServedPrompt.load(version, store, tokenizer, max_length)
             for version in versions
         }
-        model = load_exact(base)
+        model = load_base(base)
         model.keep_weight_copies(weight_copies_bytes)
         return cls(model, tokenizer, prompts, held_bytes)
 

@@ -18,7 +18,7 @@ from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.inference.query import Answer, Query
 
 if TYPE_CHECKING:
-    from orchestrator.inference.predictor import Predictor
+    from orchestrator.inference.predictor import LoadBase, Predictor
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ class AnsweredRow:
 
 @dataclass
 class RowAnswers:
-    """Answers rows; loads each base once, and each prompt once."""
+    """Answers rows; loads each base once, by `load_base` or else whole, and each prompt once."""
 
     plan: AnswerPlan
+    load_base: "LoadBase | None" = None
     _predictors: dict[str, "Predictor"] = field(default_factory=dict)
 
     def answer(self, rows: Sequence[BatchRow]) -> list[AnsweredRow]:
@@ -151,6 +152,7 @@ class RowAnswers:
     def _load(self, fingerprint: str) -> "Predictor":
         import torch
 
+        from encoders.packed.padded_model import load_exact
         from orchestrator.inference.predictor import Predictor
 
         torch.set_num_threads(self.plan.num_threads)
@@ -164,6 +166,7 @@ class RowAnswers:
             here,
             store,
             weight_copies_bytes=self.plan.weight_copies_bytes,
+            load_base=self.load_base or load_exact,
         )
 
 

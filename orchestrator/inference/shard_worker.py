@@ -6,33 +6,55 @@ The same shard gives the same bytes, whoever answers it and whenever.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.batch_data.batch_input import Input
 from orchestrator.batch_data.part_file import OutputFormat, write_part
 from orchestrator.batch_data.shard_reader import read_shard
 from orchestrator.domain.batch_run import ShardClaim, ShardDone, TaskCount
+from orchestrator.domain.gang import Offload
 from orchestrator.inference.row_answers import AnsweredRow, AnswerPlan, RowAnswers
+
+if TYPE_CHECKING:
+    from orchestrator.inference.predictor import LoadBase
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How workers hold bases together: as many as there is room for, `min_workers` at least. One
+    that does not get on in its start, or later, for so many seconds is given up."""
+
+    min_workers: int
+    max_workers: int
+    start_timeout_s: float
+    silence_s: float
+    offload: Offload = "none"
+    offload_folder: Path | None = None
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """All that a worker needs: what is read, how rows are answered, where parts go."""
+    """All that a worker needs: what is read, how rows are answered, where parts go. `split`: how
+    bases are split over the workers; None: each holds them whole."""
 
     input: Input
     answers: AnswerPlan
     parts_folder: str
     format: OutputFormat
+    split: SplitPlan | None = None
 
 
 @dataclass
 class ShardWorker:
-    """Answers shards, one after the other."""
+    """Answers shards, one after the other; `load_base` as RowAnswers takes it."""
 
     plan: WorkerPlan
+    load_base: "LoadBase | None" = None
     _answers: RowAnswers = field(init=False)
 
     def __post_init__(self) -> None:
-        self._answers = RowAnswers(self.plan.answers)
+        self._answers = RowAnswers(self.plan.answers, self.load_base)
 
     def answer(self, claim: ShardClaim) -> ShardDone:
         """Answer a shard and write its part. Raises InvalidData where the input has changed."""

@@ -43,12 +43,23 @@ class BaseSize:
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """What a plan may use. `device_bytes` stands in for each device's measured memory."""
+    """What a plan may use. `device_bytes` stands in for each device's measured memory;
+    `working_bytes` for what training would work in, by `max_positions`."""
 
     num_workers: int
     max_positions: int = MAX_POSITIONS
     offload: Offload = "none"
     device_bytes: int | None = None
+    working_bytes: int | None = None
+
+    @property
+    def remedy(self) -> str:
+        smaller = f"smaller forward passes (TUTTI_MAX_POSITIONS, now {self.max_positions}) "
+        return (
+            f"Use more machines, fewer workers on each (TUTTI_NUM_WORKERS, now {self.num_workers})"
+            f", {smaller if self.working_bytes is None else ''}or offload (TUTTI_OFFLOAD, now "
+            f"{self.offload}). TUTTI_ZERO_STAGE=3 goes on without this check."
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def plan_sharding(
 
     Raises TuttiError where none fits: what is needed, what there is, what to do.
     """
-    working = base.working_bytes(options.max_positions)
+    working = options.working_bytes or base.working_bytes(options.max_positions)
     whole = worker_memory(nodes, num_whole, options.device_bytes)
     weights = f"{base.name}: {_gb(base.weight_bytes)} of weights"
     if base.weight_bytes + working <= whole.device_bytes:
@@ -110,10 +121,7 @@ def plan_sharding(
     needed = _split_bytes(base, options.num_workers, split, options.offload, working)
     raise TuttiError(
         f"{reason}, would still take {_gb(needed)} a worker, which has {split.label}",
-        "Use more machines, fewer workers on each (TUTTI_NUM_WORKERS, now "
-        f"{options.num_workers}), smaller forward passes (TUTTI_MAX_POSITIONS, now "
-        f"{options.max_positions}) or offload (TUTTI_OFFLOAD, now {options.offload}). "
-        "TUTTI_ZERO_STAGE=3 goes on without this check.",
+        options.remedy,
     )
 
 

@@ -86,12 +86,13 @@ class EvaluationVerbs(BatchVerbs):
         """Runs batches into `folder`, one after the other, on workers that stay up between."""
         from orchestrator.batch.ray_pool import RayPool
         from orchestrator.batch.request import BatchRequest
+        from orchestrator.batch.run import Watch
         from orchestrator.batch.start import run_batch
         from orchestrator.batch_reporting import output_files
         from orchestrator.questions.evaluation import Finished
 
         numbers = count()
-        workers = pool or RayPool(self.parts)
+        workers = pool or RayPool(self.parts, (watch or Watch()).note)
 
         def run(source: str, settings: BatchSettings) -> "Finished":
             request = BatchRequest(source, f"{folder}/run-{next(numbers)}", settings)

@@ -4,11 +4,10 @@ What comes up while one task is opened or takes its step is that task's own. Wha
 tasks share is the machine's: nobody can tell which of them, if any, is to blame.
 """
 
-from orchestrator.domain.errors import IntegrityError, StoreUnavailable, TuttiError
+from orchestrator.domain.errors import DETERMINISTIC as DETERMINISTIC
+from orchestrator.domain.errors import IntegrityError, StoreUnavailable
 from orchestrator.domain.job import Fault
 
-#: Others (a lost peer, a full disk) end the worker group, and Ray starts it again.
-DETERMINISTIC = (TuttiError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 #: What a checkpoint raises whose content is of no use.
 UNUSABLE = (IntegrityError, ValueError, TypeError, LookupError, AttributeError)
 
