@@ -1,12 +1,14 @@
 """Shards through workers that hold bases together, as shard_stream.py's are through whole ones.
 
 When a worker dies all of its group are replaced, for none can go on without it. What was answered
-by then counts; only shards that were in work are answered again, behind those that wait.
+by then counts; only shards that were in work are answered again, behind those that wait. One that
+was in work twice when its group was lost is tried alone, so that it takes no others along.
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.domain.batch_run import ShardClaim, ShardDone
@@ -36,11 +38,10 @@ def answer_together(
     """Answer the shards by groups that `start` gives, one after the other; each shard comes when it
     is ready, in no order. Ends early when `stop` is set. Raises the TuttiError that a worker met,
     or one that says how groups were lost."""
-    waiting, num_losses = deque(claims), 0
-    while waiting and not stop.is_set():
-        in_work: dict[int, ShardClaim] = {}
+    shards, num_losses = _Shards(deque(claims)), 0
+    while shards.waiting and not stop.is_set():
         try:
-            for done in _use(start(), waiting, in_work, stop):
+            for done in _use(start(), shards, stop):
                 num_losses = 0
                 yield done
         except GroupLost as lost:
@@ -48,22 +49,43 @@ def answer_together(
             if num_losses > MAX_LOSSES:
                 raise _no_use(num_losses, lost) from lost
             if not stop.is_set():
-                note(f"{lost}; its group starts again, and {len(in_work)} shards with it")
-        waiting.extend(in_work.values())
+                note(f"{lost}; its group starts again, and {len(shards.in_work)} shards with it")
+            shards.take_back()
 
 
-def _use(
-    group: Group, waiting: deque[ShardClaim], in_work: dict[int, ShardClaim], stop: threading.Event
-) -> Iterator[ShardDone]:
-    """What one group answers. `in_work` holds what it has and `waiting` no longer has."""
+@dataclass
+class _Shards:
+    """Those that wait, and those that the present group has, by number."""
+
+    waiting: deque[ShardClaim]
+    in_work: dict[int, ShardClaim] = field(default_factory=dict)
+    num_losses: Counter[int] = field(default_factory=Counter)
+
+    def next(self) -> ShardClaim | None:
+        """The next to be given, if it may be beside those in work."""
+        if not self.waiting:
+            return None
+        claim = self.waiting[0]
+        beside = (claim.number, *self.in_work)
+        if self.in_work and any(self.num_losses[number] > 1 for number in beside):
+            return None
+        self.in_work[claim.number] = claim
+        return self.waiting.popleft()
+
+    def take_back(self) -> None:
+        self.num_losses.update(self.in_work.keys())
+        self.waiting.extend(self.in_work.values())
+        self.in_work.clear()
+
+
+def _use(group: Group, shards: _Shards, stop: threading.Event) -> Iterator[ShardDone]:
+    """What one group answers."""
     try:
-        while (waiting or in_work) and not stop.is_set():
-            while waiting and group.has_room:
-                claim = waiting.popleft()
-                in_work[claim.number] = claim
+        while (shards.waiting or shards.in_work) and not stop.is_set():
+            while group.has_room and (claim := shards.next()) is not None:
                 group.give(claim)
             for done in group.take():
-                del in_work[done.number]
+                del shards.in_work[done.number]
                 yield done
     finally:
         group.end()
