@@ -5,25 +5,20 @@ one's memory. Whatever happens, the output is that of a worker in this process, 
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.batch.start import resume_batch, run_batch
-from orchestrator.bootstrap import Parts
-from orchestrator.domain.batch_run import BatchRun, ShardState
 from orchestrator.domain.prompt_version import PromptRef
-from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home
+from tests.acceptance.batch_world import World
+from tests.acceptance.conftest import TIMEOUT_S, Home
 from tests.orchestrator.batch.conftest import (
     Files,
     InlinePool,
     fill,
-    open_parts,
     register,
     write_rows,
 )
@@ -33,70 +28,6 @@ from tests.tiny import make_tiny_base
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 NUM_ROWS, SHARD_ROWS = 3000, 50
 MB = 1 << 20
-
-
-@dataclass
-class World:
-    """A home with three prompts, an input, and what it gives undisturbed."""
-
-    home: Home
-    files: Files
-    calm: bytes
-
-    def parts(self) -> Parts:
-        rest = {name: value for name, value in self.home.settings.items() if name != "TUTTI_HOME"}
-        return open_parts(self.home.folder, **rest)
-
-    def start(self, *arguments: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [str(TUTTI), "batch", *map(str, arguments)],
-            env=self.home.env,
-            cwd=self.files.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, output: str) -> "subprocess.Popen[str]":
-        given = ("--input", self.files.source, "--output", output, "--shard-rows", SHARD_ROWS)
-        return self.start("run", *given)
-
-    def ledger(self, output: str) -> tuple[BatchRun, dict[int, int]] | None:
-        """The run into an output, and the epochs of its done shards."""
-        parts = self.parts()
-        try:
-            found = [run for run in parts.batches.list() if Path(run.output).name == output]
-            if not found:
-                return None
-            shards = parts.batches.shards(found[0].id)
-            done = {each.number: each.epoch for each in shards if each.state == ShardState.DONE}
-            return found[0], done
-        finally:
-            parts.close()
-
-    def reach(self, output: str, num_shards: int) -> tuple[BatchRun, dict[int, int]]:
-        """Wait until so many shards are done."""
-
-        def look() -> tuple[BatchRun, dict[int, int]] | None:
-            found = self.ledger(output)
-            return found if found is not None and len(found[1]) >= num_shards else None
-
-        return until(look, f"{num_shards} shards of {output}")
-
-    def check(self, output: str) -> None:
-        assert b"".join(self.files.output(output).values()) == self.calm
-        found = self.ledger(output)
-        assert found is not None
-        assert (found[0].state, found[0].num_answered) == ("succeeded", NUM_ROWS)
-
-
-def until(is_so: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
-    """Look again until there is something to see; the first that is."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := is_so()):
-        assert time.monotonic() < deadline, f"it never came so far: {what}"
-        time.sleep(0.1)
-    return found
 
 
 def ray_workers(home: Home) -> list[int]:
@@ -131,7 +62,7 @@ def world(
 
 def _world(root: Path, base: Path, settings: dict[str, str]) -> World:
     home = Home(root / "home", root, {"TUTTI_WORKER_THREADS": "1", **settings})
-    world = World(home, Files(write_rows(root / "in.jsonl", NUM_ROWS), root), b"")
+    world = World(home, Files(write_rows(root / "in.jsonl", NUM_ROWS), root), NUM_ROWS, SHARD_ROWS)
     parts = world.parts()
     fill(parts, base)
     request = world.files.request("calm.jsonl", shard_rows=SHARD_ROWS)
@@ -219,11 +150,11 @@ def rss(pid: int) -> int:
 
 def test_memory_stays_flat_over_a_hundred_thousand_rows(tmp_path: Path) -> None:
     home = Home(tmp_path / "home", tmp_path, {"TUTTI_WORKER_THREADS": "1"})
-    world = World(home, Files(tmp_path / "in.jsonl", tmp_path), b"")
+    world = World(home, Files(tmp_path / "in.jsonl", tmp_path), 100_000, 1024)
     parts = world.parts()
     fill(parts, make_tiny_base(tmp_path / "base"))
     parts.close()
-    total = 100_000
+    total = world.num_rows
     with world.files.source.open("w") as file:
         for number in range(total):
             fields = {"word": f"w{number % 997}", "colour": "red"}
