@@ -33,6 +33,18 @@ def make_tiny_base(
     return folder
 
 
+def make_unpackable_base(folder: Path) -> Path:
+    """Write a random base whose attention cannot be exchanged, with a byte tokenizer."""
+    from transformers import BloomConfig, BloomForCausalLM, ByT5Tokenizer
+
+    config = BloomConfig(vocab_size=384, hidden_size=64, n_layer=2, n_head=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BloomForCausalLM(config).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
+
+
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -58,10 +58,12 @@ class SplitWorker:
         """Listen at an address where the others may come."""
         import ray
 
-        host = ray.util.get_node_ip_address()
+        node_id = ray.get_runtime_context().get_node_id()
+        return self.listen(node_id, ray.util.get_node_ip_address())
+
+    def listen(self, node_id: str, host: str) -> MeetingPoint:
         self._listener = socket.create_server((host, 0))
-        port = self._listener.getsockname()[1]
-        return MeetingPoint(ray.get_runtime_context().get_node_id(), host, port)
+        return MeetingPoint(node_id, host, self._listener.getsockname()[1])
 
     def join(self, point: MeetingPoint, local_rank: int) -> None:
         """Begin to work; `point` is the first rank's."""

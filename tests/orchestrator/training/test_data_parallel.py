@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from transformers import BloomConfig, BloomForCausalLM
 
 from encoders.packed.context_cache import CacheBudget, ContextCache
 from encoders.packed.packed_model import PackedModel
@@ -38,7 +37,7 @@ from tests.orchestrator.training.conftest import (
     make_datasets,
     make_spec,
 )
-from tests.tiny import colour_rows
+from tests.tiny import colour_rows, make_unpackable_base
 
 SHARED = {"sharding": {"data_parallel": True}}
 #: Rows that ranks share unevenly, a step of one row, and a task of its own on each rank.
@@ -77,15 +76,6 @@ def broken(made: TaskTrainer) -> TaskTrainer:
     weights = {name: torch.full_like(w, math.inf) for name, w in made.slot.weights().items()}
     made.slot.load_weights(weights)
     return made
-
-
-def make_unpackable_base(folder: Path) -> Path:
-    """A random base whose attention cannot be exchanged."""
-    config = BloomConfig(vocab_size=384, hidden_size=WIDTH, n_layer=2, n_head=4)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BloomForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def run_rank(rank: int, base_folder: str, unpackable: str, out: str) -> None:
