@@ -8,14 +8,23 @@ from orchestrator.scheduling.inference_plan import is_small, plan_inference, tog
 from orchestrator.scheduling.shard_plan import BaseSize, ShardOptions, ShardPlan, forced_plan
 
 
-def plan_bases(parts: Parts, fingerprints: Sequence[str]) -> ShardPlan:
-    """The plan for all of them together, and why, in a line ("": there was nothing to ask). The
-    cluster must be up. Raises TuttiError where workers do not hold them even together."""
-    settings = parts.settings
+def plan_bases(parts: Parts, fingerprints: Sequence[str], zero_stage: int = 0) -> ShardPlan:
+    """The plan for all of them together, and why, in a line ("": there was nothing to ask). A run
+    that began split goes on so: `zero_stage` is its own. The cluster must be up. Raises TuttiError
+    where workers do not hold them even together."""
     if not fingerprints:
         return ShardPlan(0, "none", "")
     records = [parts.bases.get_by_fingerprint(each) for each in fingerprints]
     base = together([BaseSize(r.name, r.num_parameters, r.hidden_size) for r in records])
+    made = _plan(parts, base)
+    if made.zero_stage == 0 and zero_stage == 3 and parts.settings.zero_stage == "auto":
+        reason = f"{base.name}: split over the workers (stage 3), as the run began"
+        return ShardPlan(3, parts.settings.offload, reason)
+    return made
+
+
+def _plan(parts: Parts, base: BaseSize) -> ShardPlan:
+    settings = parts.settings
     if settings.zero_stage == 3:
         return forced_plan(base, 3, settings.offload)
     gigabytes = settings.device_memory_gb

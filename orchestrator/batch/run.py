@@ -109,11 +109,21 @@ class Work:
             return
         plan = worker_plan(self.parts, self.plan, self._folder)
         with self.up():
-            sharding = self.sharding or plan_bases(self.parts, self.plan.bases)
-            if sharding.reason:
-                self.watch.note(sharding.reason)
-            plan = replace(plan, split=split_plan(self.parts, sharding))
+            plan = replace(plan, split=split_plan(self.parts, self._plan_bases()))
             self._walk(plan, self._progress(run), heart)
+
+    def _plan_bases(self) -> ShardPlan:
+        """How bases are held now; told where there is something to tell."""
+        began = self.plan.zero_stage
+        sharding = self.sharding or plan_bases(self.parts, self.plan.bases, began)
+        if sharding.reason:
+            self.watch.note(sharding.reason)
+        if sharding.zero_stage != began:
+            self.watch.note(
+                f"the run began with its bases {'split' if began else 'whole'}: its later rows may "
+                "differ in their last digits from what it would have given"
+            )
+        return sharding
 
     def _walk(self, plan: WorkerPlan, progress: Progress, heart: LeaseHeart) -> None:
         """Claim what is free, and commit what arrives."""

@@ -3,7 +3,7 @@ a run is in the ledger before its first row is answered."""
 
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.batch.base_sharding import plan_bases
 from orchestrator.batch.ray_pool import RayPool
@@ -57,9 +57,10 @@ def run_batch(
     with ExitStack() as up:
         up.enter_context(pool.up())
         sharding = plan_bases(parts, checked.plan.bases)
+        plan = replace(checked.plan, zero_stage=sharding.zero_stage)
         lease = parts.batches.create(
             run_id,
-            checked.plan,
+            plan,
             str(request.source),
             parts.actor,
             this_holder(),
@@ -68,7 +69,7 @@ def run_batch(
         work = Work(
             parts,
             lease,
-            checked.plan,
+            plan,
             checked.target,
             pool.answer,
             up.pop_all,
@@ -79,7 +80,7 @@ def run_batch(
             run = work.run(lambda _: _open(checked.target, run_id))
         except Left:
             raise left_error(parts.batches.get(run_id)) from None
-    return result_of(parts, run, checked.plan)
+    return result_of(parts, run, plan)
 
 
 def resume_batch(

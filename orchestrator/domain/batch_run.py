@@ -55,7 +55,8 @@ class RunPlan:
     """What is fixed when a run starts, so that whoever resumes it gives the same bytes.
 
     `input`: batch_data's Input as JSON; `settings`: BatchSettings as JSON; `pins`: by reference as
-    rows give it; `shard_sizes`: rows of each shard. A worker's `num_threads` may decide a last bit.
+    rows give it; `shard_sizes`: rows of each shard. A worker's `num_threads` may decide a last bit,
+    and so may whether bases are whole or split (`zero_stage` 0 or 3).
     """
 
     input: Mapping[str, Any]
@@ -67,6 +68,7 @@ class RunPlan:
     shard_sizes: tuple[int, ...]
     num_threads: int
     code_version: str
+    zero_stage: int = 0
 
     @property
     def num_rows(self) -> int:

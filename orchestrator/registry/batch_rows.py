@@ -74,6 +74,7 @@ def plan_values(plan: RunPlan, source: str) -> dict[str, Any]:
         "format": plan.format,
         "shard_rows": plan.shard_rows,
         "num_threads": plan.num_threads,
+        "zero_stage": plan.zero_stage,
         "code_version": plan.code_version,
         "num_shards": len(plan.shard_sizes),
         "num_rows": plan.num_rows,
@@ -91,6 +92,7 @@ def plan_from_row(row: Row[Any], shard_sizes: tuple[int, ...]) -> RunPlan:
         shard_sizes=shard_sizes,
         num_threads=row.num_threads,
         code_version=row.code_version,
+        zero_stage=row.zero_stage or 0,
     )
 
 

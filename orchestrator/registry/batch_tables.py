@@ -1,6 +1,6 @@
 """The ledger of batch runs: runs and their shards."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Index, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Index, Integer, Table
 
 from orchestrator.domain.batch_run import BatchState, ShardState
 from orchestrator.registry.columns import (
@@ -41,6 +41,7 @@ batch_runs = Table(
     Column("seconds", Float(), nullable=False),
     time_column("created_at", index=True),
     Column("finished_at", UtcDateTime()),
+    Column("zero_stage", Integer()),  # None: 0
     CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in BatchState)})", "known_state"),
 )
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.batch.base_sharding import plan_bases, split_plan
 from orchestrator.batch.run import Watch
-from orchestrator.batch.start import run_batch
+from orchestrator.batch.start import resume_batch, run_batch
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.errors import TuttiError
 from orchestrator.domain.gang import Node
@@ -48,6 +48,30 @@ def test_workers_are_told_how_few_of_them_hold_the_base(parts: Parts) -> None:
     assert split is not None
     assert (split.min_workers, split.max_workers, split.offload) == (2, 2, "cpu")
     assert split.start_timeout_s == parts.settings.start_timeout_s
+
+
+def test_a_run_goes_on_as_it_began_unless_the_setting_says_otherwise(
+    home: Path, files: Files
+) -> None:
+    def fail(number: int) -> None:
+        if number == 3:
+            raise TuttiError("the disk is full")
+
+    parts, notes = open_parts(home, TUTTI_ZERO_STAGE="3"), list[str]()
+    with pytest.raises(TuttiError, match="disk is full"):
+        run_batch(parts, files.request(), None, InlinePool(fail))
+    (run,) = parts.batches.list()
+    parts.close()
+    again = open_parts(home)
+    with pytest.raises(TuttiError, match="disk is full"):
+        resume_batch(again, run.id, Watch(note=notes.append), InlinePool(fail))
+    again.close()
+    assert notes == ["tiny: split over the workers (stage 3), as the run began"]
+    whole = open_parts(home, TUTTI_ZERO_STAGE="0")
+    resume_batch(whole, run.id, Watch(note=notes.append), InlinePool())
+    whole.close()
+    assert len(notes) == 2
+    assert "the run began with its bases split: its later rows may differ" in notes[1]
 
 
 def test_the_plan_is_said_once_in_a_line(home: Path, files: Files) -> None:
