@@ -1,4 +1,4 @@
-"""Whether the workers of a group get on: each must move, to a stage or by a pass, within a time.
+"""Whether the workers of a group get on: each must be heard of, and must move, within a time.
 
 All ranks make every pass together, so while shards are in work none of them stands still: one that
 does, or whose process is stopped, holds up all of them. Values in, a verdict out: no Ray.
@@ -26,29 +26,39 @@ class GroupWatch:
     num_workers: int
     now: Callable[[], float]
     _last: list[Pulse] = field(init=False)
-    _since: list[float] = field(init=False)
+    _heard: list[float] = field(init=False)
+    _moved: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         self._last = [Pulse(STARTING)] * self.num_workers
-        self._since = [self.now()] * self.num_workers
+        self._heard = [self.now()] * self.num_workers
+        self._moved = list(self._heard)
 
     def hear(self, rank: int, pulse: Pulse) -> None:
+        self._heard[rank] = self.now()
         if pulse != self._last[rank]:
-            self._last[rank], self._since[rank] = pulse, self.now()
+            self._last[rank], self._moved[rank] = pulse, self.now()
 
     def name(self, rank: int) -> str:
         return f"worker {rank} of {self.num_workers}"
 
     def check(self) -> None:
         """Raises TuttiError where the start-up hangs, for it would again; GroupLost where a worker
-        that had started stands still."""
-        rank = min(range(self.num_workers), key=lambda each: self._since[each])
-        stage, still_s = self._last[rank].stage, self.now() - self._since[rank]
-        if stage != ANSWERING and still_s > self.plan.start_timeout_s:
-            raise TuttiError(
-                f"workers that hold a base together did not start: {self.name(rank)} has been "
-                f"{stage} for {still_s:.0f} s, at most {self.plan.start_timeout_s:g} are allowed",
-                "Look at the machine's load and memory; TUTTI_START_TIMEOUT_S allows more time.",
-            )
-        if stage == ANSWERING and still_s > self.plan.silence_s:
-            raise GroupLost(f"{self.name(rank)} has made no pass for {still_s:.0f} s")
+        that had started is not heard of, or stands still."""
+        for rank, pulse in enumerate(self._last):
+            name, limit_s = self.name(rank), self.plan.start_timeout_s
+            silent_s, still_s = self.now() - self._heard[rank], self.now() - self._moved[rank]
+            if pulse.stage != ANSWERING:
+                if still_s > limit_s:
+                    raise _hangs(f"{name} has been {pulse.stage} for {still_s:.0f} s", limit_s)
+            elif silent_s > self.plan.silence_s:
+                raise GroupLost(f"{name} was not heard of for {silent_s:.0f} s")
+            elif still_s > limit_s:
+                raise GroupLost(f"{name} has made no pass for {still_s:.0f} s")
+
+
+def _hangs(what: str, limit_s: float) -> TuttiError:
+    return TuttiError(
+        f"workers that hold a base together did not start: {what}, at most {limit_s:g} are allowed",
+        "Look at the machine's load and memory; TUTTI_START_TIMEOUT_S allows more time.",
+    )

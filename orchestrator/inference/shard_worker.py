@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How workers hold bases together: as many as there is room for, `min_workers` at least. One
-    that does not get on in its start, or later, for so many seconds is given up."""
+    """How workers hold bases together: as many as there is room for, `min_workers` at least. A
+    stage of their start, and later a forward pass, may take `start_timeout_s`; one that is not
+    heard of for `silence_s` is given up."""
 
     min_workers: int
     max_workers: int

@@ -116,8 +116,10 @@ class WorkerGroup:
         if self._lost is not None:
             raise GroupLost(self._cause())
         self._watch.check()
-        if time.monotonic() > self._pulse_at and not self._pulses:
-            self._pulses = {actor.pulse.remote(): rank for rank, actor in enumerate(self._actors)}
+        if time.monotonic() > self._pulse_at:
+            asked = set(self._pulses.values())
+            missing = [rank for rank in range(self.num_workers) if rank not in asked]
+            self._pulses |= {self._actors[rank].pulse.remote(): rank for rank in missing}
             self._pulse_at = time.monotonic() + PULSE_S
 
     def _look(self, asked: dict[Any, int], timeout_s: float = 0) -> list[tuple[int, Any]]:

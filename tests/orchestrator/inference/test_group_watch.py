@@ -43,7 +43,7 @@ def test_a_process_that_never_answers_is_said_not_to_have_started(
         watch.check()
 
 
-def test_a_worker_that_makes_no_pass_loses_the_group(watch: GroupWatch, clock: Clock) -> None:
+def test_a_worker_that_is_not_heard_of_loses_the_group(watch: GroupWatch, clock: Clock) -> None:
     for second in range(0, 100, 10):
         clock.now_s = second
         for rank in (0, 1):
@@ -51,5 +51,18 @@ def test_a_worker_that_makes_no_pass_loses_the_group(watch: GroupWatch, clock: C
         watch.check()
     clock.now_s += 31
     watch.hear(0, Pulse(ANSWERING, 91))
-    with pytest.raises(GroupLost, match="worker 1 of 2 has made no pass for 31 s"):
+    with pytest.raises(GroupLost, match="worker 1 of 2 was not heard of for 31 s"):
+        watch.check()
+
+
+def test_a_worker_that_lives_and_makes_no_pass_loses_it_later(
+    watch: GroupWatch, clock: Clock
+) -> None:
+    for second in range(0, 61, 10):
+        clock.now_s = second
+        for rank in (0, 1):
+            watch.hear(rank, Pulse(ANSWERING, 7))
+        watch.check()
+    clock.now_s = 61
+    with pytest.raises(GroupLost, match="worker 0 of 2 has made no pass for 61 s"):
         watch.check()
