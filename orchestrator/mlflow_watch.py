@@ -80,7 +80,7 @@ def _tell(repair: "Repair") -> None:
 def _adopt(parts: Parts, ref: PromptRef, number: int | None, if_current: int) -> Promotion:
     """Promote what MLflow's alias points at, or take the alias away, unless it has moved here
     since."""
-    from orchestrator.registry.own_gate import own_gate
+    from orchestrator.registry.own_spec import own_gate
 
     prompts, task, alias = parts.prompts, ref.task, str(ref.target)
     actor, reason = f"mlflow, adopted by {parts.actor}", "changed by hand in MLflow"

@@ -1,7 +1,7 @@
 """`tutti evaluate`: versions on the same rows, by batch runs, with a verdict."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +24,11 @@ _COLUMNS = ("prompt", "metric", "value", "95% interval", "right", "rows", "error
 @click.option("--mode", type=click.Choice(_MODES), default=_MODES[0], show_default=True)
 @click.option("--answers", metavar="FIELD", help="The answers that --mode score scores.")
 @click.option("--calibrate", is_flag=True, help="Contextual calibration of candidates.")
+@click.option(
+    "--against",
+    type=click.Choice(["manual"]),
+    help="Hold them against their spec's evaluation.manual_prompt, on the same rows.",
+)
 @with_decoding_options
 @click.option("--output", help="A new folder (or URL) that keeps the runs' output.")
 @as_json_option
@@ -34,6 +39,7 @@ def command(
     mode: str,
     answers: str | None,
     calibrate: bool,
+    against: Literal["manual"] | None,
     output: str | None,
     as_json: bool,
     **decoding: Any,
@@ -41,9 +47,9 @@ def command(
     """Answer the same rows with versions, each in a batch run, and say which is better, if any is.
 
     Where the rows name tasks, a version answers its own task's; the first version of a task is what
-    its others are held against. A row is right if the answer is the row's own. Intervals are of
-    95%: Wilson's for each, Newcombe's for the difference; p is McNemar's, exact. `tutti batch
-    report RUN` has more of each run.
+    its others are held against, or with --against manual the manual prompt of their spec. A row is
+    right if the answer is the row's own. Intervals are of 95%: Wilson's for each, Newcombe's for
+    the difference; p is McNemar's, exact. `tutti batch report RUN` has more of each run.
     """
     from orchestrator.batch.run import Watch
     from orchestrator.cli.batch_view import BatchView
@@ -59,6 +65,7 @@ def command(
             calibrate=calibrate,
             decoding=decoding_of(**decoding),
             answers=answers,
+            against=against,
             output=Path(output) if output and "://" not in output else output,
             watch=Watch(view.progress, view.note, view.stop),
         )

@@ -37,7 +37,8 @@ class BatchSettings:
     """`prompt` answers all rows; else each row names its task, and `alias` stands for a version
     that it does not name. `columns`: the input's column for a field of another name.
     `answers_field`: where a row's own answers to SCORE stand, as text (one) or a JSON array of
-    texts; None: a version's candidates."""
+    texts; None: a version's candidates. `manual_prompt`: a template without virtual tokens that
+    answers in place of `prompt`, whose answer field and candidates stay."""
 
     mode: BatchMode = BatchMode.AUTO
     alias: str = "production"
@@ -46,6 +47,7 @@ class BatchSettings:
     calibrate: bool = False
     decoding: Decoding = field(default_factory=Decoding)
     answers_field: str | None = None
+    manual_prompt: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the ledger and the manifest hold it; `from_json` gives the same back."""

@@ -64,15 +64,19 @@ class Predictor:
         held_bytes: int = HELD_BYTES,
         weight_copies_bytes: int = 0,
         load_base: LoadBase = load_exact,
+        manual_prompt: str | None = None,
     ) -> "Predictor":
         """Load a base's folder, whose longest row is `max_length`, and `versions` on it, which
-        become its prompts by `TASK@NUMBER`; `weight_copies_bytes` as `keep_weight_copies` takes
-        it."""
+        become its prompts by `TASK@NUMBER`, or `manual_prompt` in their place;
+        `weight_copies_bytes` as `keep_weight_copies` takes it."""
         tokenizer = TextTokenizer.load(base)
-        prompts = {
-            version.ref: ServedPrompt.load(version, store, tokenizer, max_length)
-            for version in versions
-        }
+
+        def serve(version: PromptVersion) -> ServedPrompt:
+            if manual_prompt is not None:
+                return ServedPrompt.manual(version, manual_prompt, tokenizer, max_length)
+            return ServedPrompt.load(version, store, tokenizer, max_length)
+
+        prompts = {version.ref: serve(version) for version in versions}
         model = load_base(base)
         model.keep_weight_copies(weight_copies_bytes)
         return cls(model, tokenizer, prompts, held_bytes)

@@ -57,9 +57,9 @@ class AnsweredRow:
 
     @property
     def counted_as(self) -> str:
-        """`TASK@NUMBER`; the task alone where there is no such version; "" where none is named."""
-        if self.version is not None:
-            return self.version.ref
+        """`TASK@NUMBER`; the task alone where no version answers; "" where no task is named."""
+        if self.output.version is not None:
+            return f"{self.output.task}@{self.output.version}"
         return self.given.ref.task if self.given.ref is not None else ""
 
 
@@ -90,12 +90,11 @@ class RowAnswers:
         if row.version is None:
             row.fail(self.plan.unresolved[str(given.ref)])
             return row
-        row.output = replace(
-            output,
-            version=row.version.number,
-            digest=row.version.digest,
-            expected=given.fields.get(row.version.config["answer"]),
-        )
+        output = replace(output, expected=given.fields.get(row.version.config["answer"]))
+        if self.plan.settings.manual_prompt is None:
+            number, digest = row.version.number, row.version.digest
+            output = replace(output, version=number, digest=digest)
+        row.output = output
         return row
 
     def _answer_on_base(self, fingerprint: str, rows: list[AnsweredRow]) -> None:
@@ -167,6 +166,7 @@ class RowAnswers:
             store,
             weight_copies_bytes=0 if self.load_base else self.plan.weight_copies_bytes,
             load_base=self.load_base or load_exact,
+            manual_prompt=self.plan.settings.manual_prompt,
         )
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from encoders.errors import TemplateError, WeightsError
@@ -42,20 +43,34 @@ class ServedPrompt:
 
         `max_length` is the base's context length; a version that cuts rows may have a shorter one.
         """
-        config: Mapping[str, Any] = version.config
-        rows = row_encoder(config, tokenizer, max_length)
+        rows = row_encoder(version.config, tokenizer, max_length)
         weights = store.get_bytes(version.artifacts["prompt_embeddings"].digest)
-        candidates = tuple(config["candidates"] or ())
-        end = tokenizer.eos_token_id if config["ends_answer"] else None
+        end = tokenizer.eos_token_id if version.config["ends_answer"] else None
         ending = () if end is None else (end,)
+        return cls._of(version, rows, read_virtual_tokens(version, weights), ending)
+
+    @classmethod
+    def manual(
+        cls, version: PromptVersion, text: str, tokenizer: TextTokenizer, max_length: int
+    ) -> "ServedPrompt":
+        """`text`, a template without virtual tokens, in place of the version's own; its answers are
+        not closed, as in training."""
+        rows = row_encoder(version.config, tokenizer, max_length, text)
+        return cls._of(version, rows, torch.zeros(0, version.config["token_dim"]), ())
+
+    @classmethod
+    def _of(
+        cls, version: PromptVersion, rows: RowEncoder, tokens: Tensor, end: tuple[int, ...]
+    ) -> "ServedPrompt":
+        candidates = tuple(version.config["candidates"] or ())
         return cls(
             version=version,
             rows=rows,
-            virtual_tokens=read_virtual_tokens(version, weights),
+            virtual_tokens=tokens,
             candidates=candidates,
-            candidate_ids=tuple((*rows.encode_answer(text), *ending) for text in candidates),
-            max_answer_tokens=config["max_answer_tokens"],
-            end=ending,
+            candidate_ids=tuple((*rows.encode_answer(text), *end) for text in candidates),
+            max_answer_tokens=version.config["max_answer_tokens"],
+            end=end,
         )
 
     def encode(self, fields: Mapping[str, str]) -> tuple[int, ...]:
@@ -101,15 +116,22 @@ class ServedPrompt:
 
 
 def row_encoder(
-    config: Mapping[str, Any], tokenizer: TextTokenizer, base_length: int | None
+    config: Mapping[str, Any],
+    tokenizer: TextTokenizer,
+    base_length: int | None,
+    manual: str | None = None,
 ) -> RowEncoder:
-    """The rule a version's rows were encoded by in training; older versions lack its later keys."""
+    """The rule a version's rows were encoded by in training; older versions lack its later keys.
+    `manual` in place of the version's template may lack the field that gives way."""
+    text = config["template"] if manual is None else manual
+    template = Template.parse(text, config["answer"], needs_prompt=manual is None)
+    truncate = config.get("truncate")
     lengths = [each for each in (config.get("max_length"), base_length) if each is not None]
     return RowEncoder(
-        Template.parse(config["template"], config["answer"]),
+        template,
         tokenizer,
         min(lengths, default=None),
-        config.get("truncate"),
+        truncate if truncate in template.fields else None,
         ChatMarkup(**config["chat"]) if "chat" in config else None,
     )
 

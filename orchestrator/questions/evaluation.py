@@ -3,13 +3,14 @@
 Where the data name tasks, a version answers the rows of its own task; else all of them. A row is
 right if its answer is the row's own; where one version knows a row's answer and another has only an
 error for it, that one is wrong there. The first version of a task is what its others are held
-against.
+against, or else the manual prompt of their spec, which then answers first.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from types import MappingProxyType
 
 from orchestrator.batch_report.answer_row import AnswerRow
 from orchestrator.batch_report.part_reader import OutputFile, read_rows
@@ -36,9 +37,29 @@ Run = Callable[[str, BatchSettings], Finished]
 
 
 @dataclass(frozen=True)
+class Contender:
+    """Who answers: a version, or in its place `manual`, the manual prompt of its spec."""
+
+    version: PromptVersion
+    manual: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.version.ref if self.manual is None else f"{self.version.task} (manual)"
+
+    def settings(self, own: BatchSettings) -> BatchSettings:
+        pin = PromptRef(self.version.task, self.version.number)
+        return replace(own, prompt=pin, manual_prompt=self.manual)
+
+    def count(self) -> VersionCount:
+        number = self.version.number if self.manual is None else None
+        return VersionCount(self.version.task, number)
+
+
+@dataclass(frozen=True)
 class Evaluated:
-    """A version on the data. `hits` are of all rows whose answer is known, errors among them;
-    None where none is. `report` has the rest."""
+    """A version, or a manual prompt, on the data. `hits` are of all rows whose answer is known,
+    errors among them; None where none is. `report` has the rest."""
 
     ref: str
     metric: str
@@ -50,7 +71,8 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Versions in the order they were named; `comparisons` with the first one of each task."""
+    """Versions in the order they were named, manual prompts before them; `comparisons` with the
+    first one of each task."""
 
     data: str
     data_digest: str
@@ -73,39 +95,42 @@ def check_evaluation(versions: Sequence[PromptVersion], settings: BatchSettings)
 
 
 def evaluate(
-    versions: Sequence[PromptVersion], data: str, settings: BatchSettings, rows: OwnRows, run: Run
+    versions: Sequence[PromptVersion],
+    data: str,
+    settings: BatchSettings,
+    rows: OwnRows,
+    run: Run,
+    manuals: Mapping[str, str] = MappingProxyType({}),
 ) -> Evaluation:
-    """Run each version over its rows, one run after the other, and count them together. Raises
-    InvalidInput as `check_evaluation`, and where versions on the same rows predict other fields."""
+    """Run each version over its rows, one run after the other, and count them together. `manuals`:
+    manual prompts to hold them against, by version. Raises InvalidInput as `check_evaluation`, and
+    where versions on the same rows predict other fields or have other manual prompts."""
     check_evaluation(versions, settings)
-    groups = list(_groups(versions, rows.is_by_task))
-    for group in groups:
-        for other in group[1:]:
-            shared_answer(group[0], other)
-    found: dict[str, Evaluated] = {}
+    groups = [_contenders(group, manuals) for group in _groups(versions, rows.is_by_task)]
+    found: dict[str, tuple[Contender, Evaluated]] = {}
     comparisons: list[Comparison] = []
     for group in groups:
-        source, own = rows.of(group[0].task, settings)
-        runs = [run(source, replace(own, prompt=_pin(version))) for version in group]
+        source, own = rows.of(group[0].version.task, settings)
+        runs = [run(source, each.settings(own)) for each in group]
         counts, joint = count_together(group, [read_rows(each.files) for each in runs])
-        for place, (version, done, count) in enumerate(zip(group, runs, counts, strict=True)):
-            share = _share(joint, place)
-            metric = metric_of(version, settings.mode)
-            found[version.ref] = Evaluated(
-                version.ref, metric, done.run, done.seconds, share, count.freeze()
-            )
+        for place, (each, done, count) in enumerate(zip(group, runs, counts, strict=True)):
+            share, metric = _share(joint, place), metric_of(each.version, settings.mode)
+            figures = Evaluated(each.name, metric, done.run, done.seconds, share, count.freeze())
+            found[each.name] = each, figures
         comparisons += _comparisons(group, joint, (data, rows.digest), settings.mode)
-    ordered = tuple(found[version.ref] for version in versions)
-    notes = (*rows.notes, *_notes(versions, ordered, rows.digests, len(comparisons)))
-    return Evaluation(data, rows.digest, ordered, tuple(comparisons), notes)
+    manual = [name for name, (each, _) in found.items() if each.manual is not None]
+    ordered = [found[name] for name in (*manual, *(version.ref for version in versions))]
+    notes = (*rows.notes, *_notes(ordered, rows.digests, len(comparisons)))
+    evaluated = tuple(figures for _, figures in ordered)
+    return Evaluation(data, rows.digest, evaluated, tuple(comparisons), notes)
 
 
 def count_together(
-    versions: Sequence[PromptVersion], outputs: Sequence[Iterable[AnswerRow]]
+    contenders: Sequence[Contender], outputs: Sequence[Iterable[AnswerRow]]
 ) -> tuple[list[VersionCount], Counter[tuple[bool, ...]]]:
-    """Each version's output counted, and of rows with a known answer how often which of the
+    """Each one's output counted, and of rows with a known answer how often which of the
     outputs were right together. Raises IntegrityError where they are not of the same rows."""
-    counts = [VersionCount(version.task, version.number) for version in versions]
+    counts = [each.count() for each in contenders]
     joint: Counter[tuple[bool, ...]] = Counter()
     try:
         for rows in zip(*outputs, strict=True):
@@ -144,8 +169,19 @@ def _groups(versions: Sequence[PromptVersion], is_by_task: bool) -> Iterator[lis
         yield list(group)
 
 
-def _pin(version: PromptVersion) -> PromptRef:
-    return PromptRef(version.task, version.number)
+def _contenders(versions: Sequence[PromptVersion], manuals: Mapping[str, str]) -> list[Contender]:
+    """The versions on the same rows, behind the manual prompt of all."""
+    first = versions[0]
+    for other in versions[1:]:
+        shared_answer(first, other)
+        if manuals.get(other.ref) != manuals.get(first.ref):
+            raise InvalidInput(
+                f"{first.ref} and {other.ref} have different manual prompts: "
+                f"{manuals.get(first.ref)!r} and {manuals.get(other.ref)!r}",
+                "Evaluate them apart, each against its own.",
+            )
+    manual = [Contender(first, manuals[first.ref])] if manuals else []
+    return [*manual, *map(Contender, versions)]
 
 
 def _share(joint: Counter[tuple[bool, ...]], place: int) -> Share | None:
@@ -156,7 +192,7 @@ def _share(joint: Counter[tuple[bool, ...]], place: int) -> Share | None:
 
 
 def _comparisons(
-    group: Sequence[PromptVersion],
+    group: Sequence[Contender],
     joint: Counter[tuple[bool, ...]],
     data: tuple[str, str],
     mode: BatchMode,
@@ -164,19 +200,20 @@ def _comparisons(
     for place, other in enumerate(group[1:], start=1):
         hits = paired(joint, 0, place)
         if hits is not None:
-            metrics = (metric_of(group[0], mode), metric_of(other, mode))
-            yield Comparison(group[0].ref, other.ref, *data, metrics, hits)
+            metrics = (metric_of(group[0].version, mode), metric_of(other.version, mode))
+            yield Comparison(group[0].name, other.name, *data, metrics, hits)
 
 
 def _notes(
-    versions: Sequence[PromptVersion],
-    found: Sequence[Evaluated],
+    found: Sequence[tuple[Contender, Evaluated]],
     digests: Sequence[str],
     num_comparisons: int,
 ) -> Iterator[str]:
     """What a reader must know before believing the figures."""
-    for version, each in zip(versions, found, strict=True):
-        yield from flattery(version, digests)
+    for contender, each in found:
+        version = contender.version
+        if contender.manual is None:
+            yield from flattery(version, digests)
         report = each.report
         if report.num_errors:
             first = report.reasons[0]

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.domain.batch import BatchMode, BatchSettings, Decoding
 from orchestrator.domain.errors import InvalidInput
@@ -15,6 +15,7 @@ from orchestrator.sdk.batch_verbs import BatchVerbs
 if TYPE_CHECKING:
     from orchestrator.batch.run import Pool, Watch
     from orchestrator.batch_report.batch_report import BatchReport
+    from orchestrator.domain.prompt_version import PromptVersion
     from orchestrator.questions.evaluation import Evaluation, Finished, Run
 
 
@@ -39,6 +40,7 @@ class EvaluationVerbs(BatchVerbs):
         calibrate: bool = False,
         decoding: Decoding | None = None,
         answers: str | None = None,
+        against: Literal["manual"] | None = None,
         output: str | Path | None = None,
         watch: "Watch | None" = None,
         pool: "Pool | None" = None,
@@ -46,8 +48,10 @@ class EvaluationVerbs(BatchVerbs):
         """Have versions answer the same rows, each in a batch run, and judge them.
 
         `data` and the options are a batch run's. Where rows name tasks, a version answers its own
-        task's. `output`: an empty or new folder for the runs' output; by default one below the data
-        directory, which `gc` collects. Raises InvalidInput before a row is answered.
+        task's. `against` "manual": they are held against their spec's manual prompt, which answers
+        the rows too, and not against the first of them. `output`: an empty or new folder for the
+        runs' output; by default one below the data directory, which `gc` collects. Raises
+        InvalidInput before a row is answered.
         """
         from orchestrator.batch_data.location import absolute
         from orchestrator.questions.evaluation import check_evaluation, evaluate
@@ -62,11 +66,24 @@ class EvaluationVerbs(BatchVerbs):
         )
         versions = [self.prompt(ref) for ref in refs]
         check_evaluation(versions, settings)
+        manuals = {each.ref: self._manual_prompt(each) for each in versions} if against else {}
         source, folder = absolute(data), self._evaluation_folder(output)
         tasks = sorted({version.task for version in versions})
         rows = split_rows(source, tasks, settings, folder)
         with self._runs(folder, watch, pool) as run:
-            return evaluate(versions, source, settings, rows, run)
+            return evaluate(versions, source, settings, rows, run, manuals)
+
+    def _manual_prompt(self, version: "PromptVersion") -> str:
+        from orchestrator.registry.own_spec import own_manual_prompt
+
+        manual = own_manual_prompt(self.parts.jobs, version)
+        if manual is None:
+            raise InvalidInput(
+                f"{version.ref} has no manual prompt to be held against: no job of this registry "
+                "made it, or its spec gives none",
+                "Give evaluation.manual_prompt in the spec and train again.",
+            )
+        return manual
 
     def _evaluation_folder(self, output: str | Path | None) -> str:
         from orchestrator.batch_data.location import absolute

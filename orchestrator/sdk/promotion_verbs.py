@@ -44,7 +44,7 @@ class PromotionVerbs(Verbs):
         this alias. Raises GateRefused, with both values; `force` moves it all the same. Raises
         AliasMoved if it is not at the version `if_current` (0: no alias). One that points there
         already stays: its last move is returned."""
-        from orchestrator.registry.own_gate import own_gate
+        from orchestrator.registry.own_spec import own_gate
 
         version = self.prompt(ref)
         try:

@@ -91,6 +91,8 @@ def test_rows_with_faults_are_counted_and_the_first_one_is_named(run: Run, data:
         ("evaluate", "--data", "rows.jsonl"),
         ("evaluate", "colour", "--data", "rows.jsonl", "--mode", "embed"),
         ("evaluate", "colour", "--data", "rows.jsonl", "--output", "."),
+        ("evaluate", "colour", "--data", "rows.jsonl", "--against", "manual"),  # no job made it
+        ("evaluate", "colour", "--data", "rows.jsonl", "--against", "colour@1"),
         ("batch", "report", "abcdef12"),
         ("batch", "report", "../x"),
         ("batch", "report", "abcdef12", "--output", "x.pdf"),

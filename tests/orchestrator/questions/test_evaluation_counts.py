@@ -17,6 +17,7 @@ from orchestrator.domain.errors import IntegrityError, InvalidInput
 from orchestrator.domain.paired_hits import PairedHits, Share
 from orchestrator.domain.prompt_version import Lineage, PromptVersion
 from orchestrator.questions.evaluation import (
+    Contender,
     Evaluation,
     Finished,
     check_evaluation,
@@ -153,7 +154,7 @@ def test_what_nothing_can_judge_is_refused_before_a_run(judged: Callable[..., Ev
 
 
 def test_outputs_of_other_rows_are_refused() -> None:
-    two = [version(1), version(2)]
+    two = [Contender(version(1)), Contender(version(2))]
     one, other = [AnswerRow(1), AnswerRow(2)], [AnswerRow(1)]
     with pytest.raises(IntegrityError, match="not of the same rows"):
         count_together(two, [one, other])
@@ -170,7 +171,7 @@ def test_pairs_are_those_of_the_plain_count(hits: list[tuple[bool, bool, bool]])
         ]
         for place in range(3)
     ]
-    _, joint = count_together([version(n) for n in (1, 2, 3)], outputs)
+    _, joint = count_together([Contender(version(n)) for n in (1, 2, 3)], outputs)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         expected = PairedHits.count([h[a] for h in hits], [h[b] for h in hits])
         assert paired(joint, a, b) == expected
