@@ -6,7 +6,7 @@ run goes on making the others' passes, until nobody has any. Passes of a base al
 modules (see PackedModel), so ranks need not agree on what a pass is for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -19,11 +19,15 @@ _NOTHING = 0
 
 
 class PassTurns:
-    """The turns of this rank; `models` are those of all ranks, in the same order. The process group
-    must be up. `num_passes` counts this rank's, idle ones as well."""
+    """The turns of this rank; `models` are those of all ranks, in the same order. `greatest` gives
+    all ranks the greatest of the numbers that they call it with, each at once with the others.
+    `num_passes` counts this rank's, idle ones as well."""
 
-    def __init__(self, models: Sequence[PackedModel]) -> None:
+    def __init__(
+        self, models: Sequence[PackedModel], greatest: Callable[[int], int] | None = None
+    ) -> None:
         self._models, self.num_passes = models, 0
+        self._agree = greatest or greatest_of_group
         self._idle = pack([PackedRow(None, (0,))], {})
         self._is_idling = False
         for number, model in enumerate(models, start=1):
@@ -44,11 +48,6 @@ class PassTurns:
             self._make_idle_pass(turn)
         self.num_passes += 1
 
-    def _agree(self, number: int) -> int:
-        wanted = torch.tensor([number])
-        dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
-        return int(wanted)
-
     @torch.no_grad()
     def _make_idle_pass(self, number: int) -> None:
         self._is_idling = True
@@ -57,3 +56,10 @@ class PassTurns:
         finally:
             self._is_idling = False
         self.num_passes += 1
+
+
+def greatest_of_group(number: int) -> int:
+    """By the process group, which must be up."""
+    wanted = torch.tensor([number])
+    dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
+    return int(wanted)

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.orchestrator.batch.conftest import Files, InlinePool, fill, write_row
 from tests.tiny import make_tiny_base
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
-NUM_ROWS, SHARD_ROWS = 900, 30
+NUM_ROWS, SHARD_ROWS = 480, 16
 
 
 class Up:
@@ -70,47 +71,60 @@ def kill_one(home: Path, at_rows: int) -> Callable[[Progress], None]:
     return hear
 
 
+@dataclass
+class Told:
+    """What an undisturbed run told, and one that a worker was killed in."""
+
+    calm: list[str]
+    killed: list[str]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("split")
     settings = {"TUTTI_WORKER_THREADS": "1", "TUTTI_ZERO_STAGE": "3"}
     home = Home(root / "home", root, settings)
-    world = World(home, Files(write_rows(root / "in.jsonl", NUM_ROWS), root), NUM_ROWS, SHARD_ROWS)
+    source = write_rows(root / "in.jsonl", NUM_ROWS)
+    return World(home, Files(source, root), NUM_ROWS, SHARD_ROWS)
+
+
+@pytest.fixture(scope="module")
+def told(world: World) -> Iterator[Told]:
+    """Both runs, on one Ray cluster, and one by a worker in this process that holds all."""
+    told, home = Told([], []), world.home.folder
     parts = world.parts()
-    fill(parts, make_tiny_base(root / "base"))
+    fill(parts, make_tiny_base(world.files.folder / "base"))
     run_batch(parts, world.files.request("whole.jsonl", SHARD_ROWS), None, InlinePool())
+    pool = RayPool(parts, told.killed.append)
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("TUTTI_HOME", str(home))  # by which the ranks are found
+        with pool.up():
+            calm = world.files.request("calm.jsonl", SHARD_ROWS)
+            run_batch(parts, calm, Watch(note=told.calm.append), Up(pool))
+            watch = Watch(kill_one(home, NUM_ROWS // 4), told.killed.append)
+            run_batch(parts, world.files.request("killed.jsonl", SHARD_ROWS), watch, Up(pool))
     parts.close()
-    return world
-
-
-def test_a_killed_worker_costs_no_answer_and_changes_none(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUTTI_HOME", str(world.home.folder))
-    notes: list[str] = []
-    parts = world.parts()
-    pool = RayPool(parts, notes.append)
-    kill = kill_one(world.home.folder, NUM_ROWS // 4)
-    with pool.up():
-        calm = world.files.request("calm.jsonl", SHARD_ROWS)
-        run_batch(parts, calm, Watch(note=notes.append), Up(pool))
-        told_calm, notes[:] = list(notes), []
-        disturbed = world.files.request("killed.jsonl", SHARD_ROWS)
-        run_batch(parts, disturbed, Watch(kill, notes.append), Up(pool))
-    parts.close()
-    check_alike(world.files.rows("calm.jsonl"), world.files.rows("whole.jsonl"))
     world.calm = b"".join(world.files.output("calm.jsonl").values())
-    assert told_calm == ["tiny: split over the workers (stage 3, as asked for)"]
+    yield told
+    assert not ranks(home)
+
+
+def test_workers_that_hold_a_base_together_answer_as_whole_ones(world: World, told: Told) -> None:
+    check_alike(world.files.rows("calm.jsonl"), world.files.rows("whole.jsonl"))
+    assert told.calm == ["tiny: split over the workers (stage 3, as asked for)"]
+
+
+def test_a_killed_worker_costs_no_answer_and_changes_none(world: World, told: Told) -> None:
     world.check("killed.jsonl")
-    assert notes[0] == told_calm[0]
-    assert re.match(r"worker [01] of 2 died; its group starts again, and \d shards", notes[1])
-    assert len(notes) == 2
+    first, second = told.killed
+    assert first == told.calm[0]
+    assert re.match(r"worker [01] of 2 died; its group starts again, and \d shards", second)
     found = world.ledger("killed.jsonl")
     assert found is not None
     assert set(found[1].values()) == {1}  # no shard was claimed twice
-    assert not ranks(world.home.folder)
 
 
+@pytest.mark.usefixtures("told")
 def test_a_killed_driver_s_run_is_resumed_to_the_same_bytes(world: World) -> None:
     process = world.run("driver.jsonl")
     run, _ = world.reach("driver.jsonl", 4)
@@ -125,7 +139,6 @@ def test_a_killed_driver_s_run_is_resumed_to_the_same_bytes(world: World) -> Non
     world.check("driver.jsonl")
     after = shards_done(world, run.id)
     assert {number: after[number] for number in before} == before
-    assert not ranks(world.home.folder)
 
 
 def shards_done(world: World, run_id: str) -> dict[int, str]:

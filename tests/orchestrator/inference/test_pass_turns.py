@@ -1,14 +1,15 @@
-"""Two real ranks (gloo) with passes of their own number, kind and base: all are made by both."""
+"""Two ranks with passes of their own number, kind and base: all are made by both. They are threads
+here; test_split_answers.py has processes (gloo)."""
 
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from encoders.packed.packed_model import PackedModel
 from encoders.packed.packing import PackedRow, pack
@@ -29,24 +30,34 @@ PASSES: list[list[tuple[int, Callable[[PackedModel], Any]]]] = [
 ]
 
 
-def run_rank(rank: int, folders: tuple[str, str], out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{out}/meeting", rank=rank, world_size=2)
-    models = [PackedModel.load(Path(folder)) for folder in folders]
+class Meeting:
+    """Where two threads agree."""
+
+    def __init__(self) -> None:
+        self._barrier, self._said = threading.Barrier(2, timeout=60), [0, 0]
+
+    def greatest(self, rank: int, number: int) -> int:
+        self._said[rank] = number
+        self._barrier.wait()
+        found = max(self._said)
+        self._barrier.wait()
+        return found
+
+
+def run_rank(rank: int, folders: Sequence[Path], meeting: Meeting) -> dict[str, Any]:
+    models = [PackedModel.load(folder) for folder in folders]
     seen: list[str] = []
     for number, model in enumerate(models):
         see_modules(model.model, str(number), seen)
-    turns = PassTurns(models)
+    turns = PassTurns(models, partial(meeting.greatest, rank))
     while rank == 1 and turns.num_passes < 1:  # it comes late
         turns.rest()
     with torch.no_grad():
         for number, run in PASSES[rank]:
             run(models[number])
-    deadline = time.monotonic() + 60
     while turns.rest():
-        assert time.monotonic() < deadline
-    torch.save({"seen": seen, "num_passes": turns.num_passes}, f"{out}/{rank}")
-    dist.destroy_process_group()
+        pass
+    return {"seen": seen, "num_passes": turns.num_passes}
 
 
 def see_modules(model: torch.nn.Module, name: str, seen: list[str]) -> None:
@@ -56,13 +67,11 @@ def see_modules(model: torch.nn.Module, name: str, seen: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(
-    bases: tuple[Base, Base], tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("ranks")
-    folders = tuple(str(base.folder) for base in bases)
-    torch.multiprocessing.spawn(run_rank, (folders, str(out)), nprocs=2)
-    return [torch.load(out / str(rank), weights_only=True) for rank in range(2)]
+def ranks(bases: tuple[Base, Base]) -> list[dict[str, Any]]:
+    folders, meeting = [base.folder for base in bases], Meeting()
+    with ThreadPoolExecutor(2) as threads:
+        begun = [threads.submit(run_rank, rank, folders, meeting) for rank in range(2)]
+        return [each.result() for each in begun]
 
 
 def test_both_ranks_run_the_same_modules_in_the_same_order(ranks: list[dict[str, Any]]) -> None:
