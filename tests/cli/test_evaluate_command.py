@@ -22,7 +22,7 @@ two_versions = test_prompt_questions.two_versions
 class Here:
     """One worker, in this process."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, note: object) -> None:
         self.parts = parts
 
     def up(self) -> AbstractContextManager[None]:
