@@ -4,6 +4,7 @@ The model may be a DeepSpeed ZeRO-3 module: embeddings are looked up through
 `get_input_embeddings()` and nothing touches a weight directly.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -25,6 +26,8 @@ EXACT_TOLERANCE = 2e-3  # of the largest logit: fp32 runs differ by 1e-5, a wron
 #: Or of the dtype's own rounding, where that is more: in bf16 transformers' own two attentions
 #: differ by up to 0.2 (SmolLM2), and the packed one no more.
 EXACT_STEPS = 64
+#: transformers swaps parts of torch while it loads: two loads at once leave them swapped for good.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class PackedModel:
@@ -228,13 +231,14 @@ def load_frozen(folder: Path, attention: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            attn_implementation=attention,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        with _ONE_AT_A_TIME:
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                attn_implementation=attention,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+            )
     except KeyError as error:
         if error.args != (attention,):
             raise
