@@ -70,7 +70,6 @@ def tutti_calls(url: str, scale: Scale) -> Calls:
         with contextlib.suppress(Exception):
             registry.resolve(PromptRef("tusk-7", None))
 
-    middle = PromptRef("task-7", max(1, scale.per_task // 2))
     targets = {"alias": "production", "number": 1, "newest": None}
     calls: dict[str, Callable[[], object]] = {
         "publish": lambda: registry.register(a_version()),
@@ -84,6 +83,20 @@ def tutti_calls(url: str, scale: Scale) -> Calls:
         "promote": lambda: registry.promote(
             PromptRef(any_task(), 1 + draw(scale.per_task)), "staging", "ann"
         ),
+        **_pages(registry, scale, any_task),
+        "history": lambda: registry.history(any_task(), "production", 100),
+        "stale": registry.list_superseded,
+    }
+    together = Call(lambda: registry.register_all([a_version() for _ in range(AT_ONCE)]), AT_ONCE)
+    return {f"publish: {AT_ONCE} at once, each": together, **_singly(calls)}
+
+
+def _pages(
+    registry: PromptRegistry, scale: Scale, any_task: Callable[[], str]
+) -> dict[str, Callable[[], object]]:
+    """Pages of versions: all, some, and filtered."""
+    middle = PromptRef("task-7", max(1, scale.per_task // 2))
+    return {
         "list page": lambda: registry.list(limit=100),
         "list page: in the middle": lambda: registry.list(limit=100, before=middle),
         "list page: of one task": lambda: registry.list(any_task(), limit=100),
@@ -92,11 +105,7 @@ def tutti_calls(url: str, scale: Scale) -> Calls:
             name: functools.partial(registry.list, limit=100, where=parse_filter(where))
             for name, where in FILTERS.items()
         },
-        "history": lambda: registry.history(any_task(), "production", 100),
-        "stale": registry.list_superseded,
     }
-    together = Call(lambda: registry.register_all([a_version() for _ in range(AT_ONCE)]), AT_ONCE)
-    return {f"publish: {AT_ONCE} at once, each": together, **_singly(calls)}
 
 
 def _singly(calls: Mapping[str, Callable[[], object]]) -> Calls:

@@ -82,7 +82,7 @@ class Settings(BaseModel):
     context_memory_mb: int = Field(2048, ge=0)
     context_disk_mb: int = Field(0, ge=0)
     #: Memory of each worker for copies of a base's weights in the order that its processor
-    #: multiplies them in fastest: 2.2 times the weights is all of them.
+    #: multiplies them in fastest: twice the weights is all of them.
     weight_copies_mb: int = Field(1200, ge=0)
     #: What those states are kept in: exact, or half as large.
     context_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -164,7 +164,7 @@ class RowAnswers:
             base.max_length,
             here,
             store,
-            weight_copies_bytes=0 if self.load_base else self.plan.weight_copies_bytes,
+            weight_copies_bytes=self.plan.weight_copies_bytes,
             load_base=self.load_base or load_exact,
             manual_prompt=self.plan.settings.manual_prompt,
         )

@@ -1,15 +1,12 @@
 """Batch runs by the command line, watched through their ledger, so that they can be broken."""
 
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.batch_run import BatchRun, ShardState
-from tests.acceptance.conftest import TUTTI, Home
+from tests.acceptance.conftest import TUTTI, Home, until
 from tests.orchestrator.batch.conftest import Files, open_parts
 
 
@@ -68,12 +65,3 @@ class World:
         found = self.ledger(output)
         assert found is not None
         assert (found[0].state, found[0].num_answered) == ("succeeded", self.num_rows)
-
-
-def until(is_so: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
-    """Look again until there is something to see; the first that is."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := is_so()):
-        assert time.monotonic() < deadline, f"it never came so far: {what}"
-        time.sleep(0.1)
-    return found

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ class Home:
         done = self.tutti(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def until(is_so: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
+    """Look again until there is something to see; the first that is."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"it never came so far: {what}"
+        time.sleep(0.1)
+    return found
 
 
 @pytest.fixture(scope="session")

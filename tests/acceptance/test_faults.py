@@ -10,8 +10,6 @@ import sqlite3
 import subprocess
 import termios
 import threading
-import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home
+from tests.acceptance.conftest import TIMEOUT_S, TUTTI, Home, until
 from tests.tiny import keeps_row_bits, write_task
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -47,15 +45,6 @@ def wait_for(process: "subprocess.Popen[str]", pattern: str) -> list[str]:
         if re.search(pattern, line):
             return said
     raise AssertionError(f"never said {pattern!r}: {''.join(said)}")
-
-
-def until(is_so: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
-    """Look again until there is something to see; the first that is."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := is_so()):
-        assert time.monotonic() < deadline, f"it never came so far: {what}"
-        time.sleep(0.1)
-    return found
 
 
 def rows(home: Home, query: str) -> list[tuple[Any, ...]]:
