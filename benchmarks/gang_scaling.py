@@ -1,8 +1,9 @@
 """How much more do two workers train than one, a core and a thread each?
 
 Run as `python -m benchmarks.gang_scaling`. Real parts throughout (live_gang.py): gangs of one and
-of two workers are started in turn, train the same tasks, and are counted for a while once all tasks
-step. Efficiency is the rate of two over twice the rate of one, at ZeRO stage 0 (each worker holds
+of two workers are started in turn, train the same tasks, and are counted for a while once every task
+has gone through its rows: until then a worker also computes the contexts of texts that it meets for
+the first time, and two workers compute those of the same text twice. Efficiency is the rate of two over twice the rate of one, at ZeRO stage 0 (each worker holds
 the base) and 3 (it is split, and every layer gathered for every pass). Beside them stands the
 machine's own ceiling: one process and two (tutti_workers.py) that step equal tasks each on a core
 and have nothing to do with each other; where they slow each other down, no gang can do better.
@@ -27,6 +28,7 @@ from orchestrator.training.worker import MAX_POSITIONS
 
 MIN_EFFICIENCY = 0.9  # at stage 0
 WORKERS = (1, 2)
+EPOCH = 17  # steps in which a task has seen its 133 rows once, 8 a step
 VOCAB_SIZE = 49_152  # of random rows; any base of at least as many tokens
 Rates = dict[int, list[float]]  # steps a second, by number of workers
 
@@ -69,14 +71,14 @@ def _rate(base: Path, arguments: argparse.Namespace, stage: int, num_workers: in
         specs = [make_spec(home, f"task-{i}", 100_000) for i in range(arguments.tasks)]
         with serving(home, base, **shape) as tutti:
             ids = [each.job.id for each in tutti.submit(specs)]
-            wait_until(lambda: all(len(steps.taken.get(i, ())) > 1 for i in ids), "first steps")
+            wait_until(lambda: all(len(steps.taken.get(i, ())) > EPOCH for i in ids), "an epoch")
             (gang,) = tutti.gangs()
             if gang.num_workers != num_workers:
                 raise RuntimeError(f"the gang has {gang.num_workers} workers, not {num_workers}")
             time.sleep(arguments.seconds)
             for job in ids:
                 tutti.cancel(job)
-        return sum(_steady_rate(times) for times in steps.taken.values())
+        return sum(_steady_rate(times[EPOCH:]) for times in steps.taken.values())
 
 
 def _ceiling(base: Path, arguments: argparse.Namespace) -> Rates:
@@ -124,8 +126,8 @@ def _markdown(facts: dict[str, Any]) -> str:
     columns = ["ZeRO stage", "steps/s, 1 worker", "2 workers", "efficiency"]
     num_gangs = len(next(iter(facts["rates"].values()))[1])
     counted = (
-        f"{facts['tasks']} tasks of 8 rows a step, counted for {facts['counted_s']} s in each of "
-        f"{num_gangs} gangs; medians (least-most)"
+        f"{facts['tasks']} tasks of 8 rows a step, counted for {facts['counted_s']} s after an epoch in "
+        f"each of {num_gangs} gangs; medians (least-most)"
     )
     notes = [facts["base"], counted, *machine_notes(facts)]
     return document("One worker and two", table(columns, rows), verdicts, notes=notes)

@@ -63,8 +63,13 @@ class Ranking:
         ]
 
     def _log_shares(self, rows: Sequence[PackedRow]) -> list[Tensor]:
-        """Logarithms of the shares of each row's answers: a share may be too small for a float."""
-        found = self._passes.run(rows, self._passes.model.logits, _answer_scores)
+        """Logarithms of the shares of each row's answers: a share may be too small for a float.
+        The shares of answers of one token each follow from these tokens' logits alone."""
+        model = self._passes.model
+        if all(len(answer) == 1 for row in rows for answer in row.answers):
+            found = self._passes.run(rows, model.label_logits, _label_scores)
+        else:
+            found = self._passes.run(rows, model.logits, _answer_scores)
         return [scores.double().log_softmax(0) for scores in found]
 
     def _priors(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
@@ -122,5 +127,15 @@ def _ranked(candidates: Sequence[str], log_shares: Tensor) -> Answer:
 
 def _answer_scores(logits: Tensor, batch: PackedBatch) -> list[Tensor]:
     """The log-probabilities of each row's answers."""
+    return _by_row(answer_log_probs(logits, batch), batch)
+
+
+def _label_scores(logits: Tensor, batch: PackedBatch) -> list[Tensor]:
+    """The logits of each row's answers, of one token each."""
+    return _by_row(logits.float(), batch)
+
+
+def _by_row(scores: Tensor, batch: PackedBatch) -> list[Tensor]:
+    """Scores [A] of answers, row by row."""
     counts = torch.bincount(batch.answer_row, minlength=len(batch.row_segments))
-    return list(answer_log_probs(logits, batch).split(counts.tolist()))
+    return list(scores.split(counts.tolist()))

@@ -20,6 +20,7 @@ import psycopg
 
 from deploy.local.cluster import Cluster
 from deploy.local.processes import Service, spawn, wait_ready
+from tests.acceptance.checkpoints import jobs_of_checkpoints
 from tests.acceptance.conftest import TUTTI
 from tests.tiny import keeps_row_bits, make_tiny_base, write_task
 
@@ -206,7 +207,11 @@ class FaultCluster:
     @property
     def stored(self) -> set[str]:
         """Digests of all that is in the artifact store."""
-        return {file.name for file in self.cluster.home.glob("artifacts/sha256/*/*")}
+        return {file.name for file in self.store.glob("sha256/*/*")}
+
+    @property
+    def store(self) -> Path:
+        return self.cluster.home / "artifacts"
 
     def leftovers(self) -> set[str]:
         """Stored artifacts that nothing refers to: no version, no data set, no log."""
@@ -219,11 +224,12 @@ class FaultCluster:
         return self.stored - known
 
     def check(
-        self, sorts: dict[str, Sort], expected: dict[Sort, str], max_leftovers: int = 0
+        self, sorts: dict[str, Sort], expected: dict[Sort, str], max_leftovers: int | None = 0
     ) -> None:
         """Each task is one version, told to MLflow once, with the weights of the undisturbed run
         (to the bit, where kernels allow it); no job was ever held twice at a time. A checkpoint
-        that was stored and never told, for its worker or controller was killed, may be left."""
+        that was stored and never told, for its worker or controller was killed, may be left; it is
+        whole."""
         jobs = [job for job in self.json("jobs", "list", "--limit", 1000) if job["task"] in sorts]
         told = {job["task"]: (job["state"], job["version"], job["error"]) for job in jobs}
         assert told == dict.fromkeys(sorts, ("succeeded", 1, None))
@@ -238,7 +244,19 @@ class FaultCluster:
         self.wait_told()
         new = self.leftovers() - self.seen
         self.seen.update(new)
-        assert len(new) <= max_leftovers, f"{len(new)} checkpoints are nobody's"
+        assert set(jobs_of_checkpoints(self.store, new)) <= {job["id"] for job in jobs}
+        if max_leftovers is not None:
+            assert len(new) <= max_leftovers, f"{len(new)} checkpoints are nobody's"
+
+    def check_collected(self) -> None:
+        """What faults left, `tutti gc` finds and removes, and nothing else."""
+        self.wait_quiet()
+        kept = self.stored - self.leftovers()
+        for _ in range(2):  # marked, and a second later removed
+            self.tutti("gc", "--delete", "--grace", "1s")
+            time.sleep(1)
+        assert self.stored == kept
+        self.seen.clear()
 
     def check_attempts(self) -> None:
         """One attempt after the other, under epochs that grow; the last one succeeded."""

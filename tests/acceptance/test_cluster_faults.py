@@ -206,7 +206,7 @@ def test_many_jobs_are_done_once_each_while_something_is_killed_again_and_again(
     sorts = {f"soak-{i:03}": SORTS[2 + i % 4] for i in range(SOAK_JOBS)}
     jobs = list(cluster.submit(sorts, "--max-attempts", 1000).values())
     wait_until("training", lambda: cluster.counts(jobs).get("running"))
-    chosen, until, num_faults = random.Random(seed), time.monotonic() + SOAK_S, 0
+    chosen, until = random.Random(seed), time.monotonic() + SOAK_S
     while time.monotonic() < until:
         next_fault = time.monotonic() + chosen.uniform(0.5, 1.5) * SOAK_PAUSE_S
         wait_until("time or the end", partial(is_over, cluster, jobs, next_fault))
@@ -214,11 +214,10 @@ def test_many_jobs_are_done_once_each_while_something_is_killed_again_and_again(
             break
         print(cluster.counts(jobs), "and then:", break_something(cluster, chosen), flush=True)
         cluster.repair()
-        num_faults += 1
     cluster.wait_done(jobs, deadline_s=600)
-    # Whenever workers end, killed or with their gang, a job has one checkpoint on its way at most.
-    ((num_gangs,),) = cluster.ask("SELECT count(*) FROM gangs")
-    cluster.check(sorts, expected, max_leftovers=SOAK_JOBS * (num_faults + num_gangs))
+    # How many depends on how long workers went on before they heard that nobody listens.
+    cluster.check(sorts, expected, max_leftovers=None)
+    cluster.check_collected()
 
 
 def is_over(cluster: FaultCluster, jobs: list[str], moment: float) -> bool:
