@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from encoders.errors import PackingError
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -86,6 +88,22 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class HeadRows:
+    """Where every bucket's entries lie when each position has a row for each of its heads.
+
+    `query` finds the queries of all buckets among the rows [N * H, d], laid out [B, H, Q] in each
+    bucket; `key` its keys and values among [(C + N) * G, d], the cached ones first, laid out
+    [B, G, C + K]. `own_keys` are the places in `key` that are not cached, `restore` [N * H] finds
+    each position's heads among the buckets' queries.
+    """
+
+    query: Tensor
+    key: Tensor
+    own_keys: Tensor
+    restore: Tensor
+
+
+@dataclass(frozen=True)
 class AttentionLayout:
     """Buckets over all segments. `restore` [N] finds each position among the buckets' queries."""
 
@@ -112,19 +130,54 @@ class AttentionLayout:
             buckets.append(bucket)
         return cls(tuple(buckets), restore, longest_row(segments))
 
-    @cached_property
-    def query(self) -> Tensor:
-        """The queries of all buckets, one behind the other: one gather a layer serves them all."""
-        return torch.cat([bucket.query.flatten() for bucket in self.buckets])
+    def rows(self, num_heads: int, num_groups: int, num_cached: int) -> HeadRows:
+        """For layers of so many query and key heads; the same tensors every time. Raises
+        PackingError where the layout has cached positions that are not among `num_cached`."""
+        wanted = num_heads, num_groups, num_cached
+        if wanted not in self._rows:
+            self._rows[wanted] = self._make_rows(*wanted)
+        return self._rows[wanted]
 
     @cached_property
-    def key(self) -> Tensor:
-        """The packed keys of all buckets, one behind the other."""
-        return torch.cat([bucket.key.flatten() for bucket in self.buckets])
+    def _rows(self) -> dict[tuple[int, int, int], HeadRows]:
+        return {}
+
+    def _make_rows(self, num_heads: int, num_groups: int, num_cached: int) -> HeadRows:
+        if any(bool((bucket.cached >= num_cached).any()) for bucket in self.buckets):
+            raise PackingError(
+                "the layout has cached positions, but no states of them came with it"
+            )
+        queries = [_by_head(bucket.query, num_heads) for bucket in self.buckets]
+        keys = [
+            _by_head(torch.cat([bucket.cached, bucket.key + num_cached], dim=1), num_groups)
+            for bucket in self.buckets
+        ]
+        places: list[Tensor] = []
+        offset = 0
+        for bucket in self.buckets:
+            num_rows, width = bucket.query.shape
+            shape = num_rows, num_heads, width
+            count = num_rows * num_heads * width
+            place = torch.arange(offset, offset + count, device=bucket.query.device).view(shape)
+            places.append(place.transpose(1, 2).flatten(0, 1))
+            offset += count
+        key = torch.cat(keys)
+        return HeadRows(
+            query=torch.cat(queries),
+            key=key,
+            own_keys=(key >= num_cached * num_groups).nonzero()[:, 0],
+            restore=torch.cat(places).index_select(0, self.restore).flatten(),
+        )
 
     def to(self, device: torch.device) -> "AttentionLayout":
         buckets = tuple(bucket.to(device) for bucket in self.buckets)
         return AttentionLayout(buckets, self.restore.to(device), self.max_length)
+
+
+def _by_head(index: Tensor, num_heads: int) -> Tensor:
+    """Positions [B, L] as the rows of their heads, [B, heads, L] flattened."""
+    heads = torch.arange(num_heads, device=index.device)[None, :, None]
+    return (index[:, None, :] * num_heads + heads).flatten()
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -42,7 +42,7 @@ class PoolStep:
         values.view(-1, values.shape[-1]).index_copy_(0, self._rows, value.flatten(0, 1))
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What is added to scores [n, G, r, L]: 0, or -inf where a position may not look."""
+        """What is added to scores [n, G, r, 1, L]: 0, or -inf where a position may not look."""
         if window not in self._biases:
             place = torch.arange(self._capacity, device=self.positions.device)
             now = self.positions[:, None]
@@ -50,7 +50,7 @@ class PoolStep:
             if window is not None:
                 hidden |= place <= now - window
             bias = torch.zeros(hidden.shape, dtype=dtype, device=place.device)
-            self._biases[window] = bias.masked_fill_(hidden, -torch.inf)[:, None, None]
+            self._biases[window] = bias.masked_fill_(hidden, -torch.inf)[:, None, None, None]
         return self._biases[window]
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from encoders.errors import PackingError
-from encoders.packed.attention_layout import AttentionLayout, Bucket
+from encoders.packed.attention_layout import AttentionLayout, HeadRows
 from encoders.packed.decoding_layout import DecodingLayout, PoolStep
 from encoders.packed.flex_attention import FlexLayout
 
@@ -73,8 +73,7 @@ def packed_attention(
     if isinstance(packed_layout, FlexLayout):
         keys, values = _behind(cache, new)
         return packed_layout.attend(query, keys, values, scaling, window).transpose(1, 2), None
-    parts = _attend_all(q, new, cache, packed_layout, window, scaling, dropout)
-    return torch.cat(parts).index_select(0, packed_layout.restore).unsqueeze(0), None
+    return _attend_all(q, new, cache, packed_layout, window, scaling, dropout)[None], None
 
 
 def _layer(module: nn.Module) -> int:
@@ -101,24 +100,56 @@ def _attend_all(
     window: int | None,
     scaling: float | None,
     dropout: float,
-) -> list[Tensor]:
-    """Attention of each bucket, [B*Q, H, d]."""
-    query_sizes = [bucket.query.numel() for bucket in layout.buckets]
-    key_sizes = [bucket.key.numel() for bucket in layout.buckets]
+) -> Tensor:
+    """Attention [N, H, d] of all buckets. Each is gathered head by head, as its products read it."""
+    num_heads, num_groups = query.shape[1], new.key.shape[1]
+    rows = layout.rows(num_heads, num_groups, 0 if cache is None else len(cache.key))
+    query_sizes = [num_heads * bucket.query.numel() for bucket in layout.buckets]
+    key_sizes = [num_groups * bucket.key_position.numel() for bucket in layout.buckets]
     scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    queries = scaled.index_select(0, layout.query).split(query_sizes)
-    keys = new.key.index_select(0, layout.key).split(key_sizes)
-    values = new.value.index_select(0, layout.key).split(key_sizes)
-    return [
+    queries = scaled.flatten(0, 1).index_select(0, rows.query).split(query_sizes)
+    keys = _gather(new.key, cache.key if cache else None, rows).split(key_sizes)
+    values = _gather(new.value, cache.value if cache else None, rows).split(key_sizes)
+    attended = [
         _attend(
-            q,
-            _behind_cached(k, cache.key if cache else None, bucket),
-            _behind_cached(v, cache.value if cache else None, bucket),
+            q.view(len(bucket.query), num_groups, -1, q.shape[-1]),
+            k.view(len(bucket.key), num_groups, -1, k.shape[-1]),
+            v.view(len(bucket.key), num_groups, -1, v.shape[-1]),
             bucket.bias_within(window, q.dtype),
             dropout,
         )
         for q, k, v, bucket in zip(queries, keys, values, layout.buckets, strict=True)
     ]
+    found = torch.cat([each.flatten(0, 2) for each in attended]).index_select(0, rows.restore)
+    return found.view(*query.shape[:2], -1)
+
+
+def _gather(own: Tensor, cached: Tensor | None, rows: HeadRows) -> Tensor:
+    """Keys or values of all buckets, a head a row, from the packed ones [N, G, d] and the cached
+    ones [C, G, d]."""
+    found: Tensor = _Gather.apply(own, cached, rows)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Gather(torch.autograd.Function):
+    """`_gather`; a gradient goes to the packed ones alone, and the cached ones cost it nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, cached: Tensor | None, rows: HeadRows) -> Tensor:
+        ctx.rows, ctx.shape = rows, own.shape
+        ctx.num_cached = 0 if cached is None else cached.shape[0] * cached.shape[1]
+        table = own if cached is None else torch.cat([cached.to(own.dtype), own])
+        return table.flatten(0, 1).index_select(0, rows.key)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,), index = grads, ctx.rows.key
+        if ctx.num_cached:
+            grad = grad.index_select(0, ctx.rows.own_keys)
+            index = index.index_select(0, ctx.rows.own_keys) - ctx.num_cached
+        own = grad.new_zeros(ctx.shape)
+        own.flatten(0, 1).index_add_(0, index, grad)
+        return own, None, None
 
 
 def _attend_slots(
@@ -146,38 +177,25 @@ def _attend_slot_pool(query: Tensor, part: PoolStep, layer: int, window: int | N
     return attended.flatten(1, 2)
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    dropout: float,
-) -> Tensor:
-    """Attention of one bucket: scaled query [B*Q, H, d], key and value [B, G, K, d], bias
-    [B, 1, 1, Q, K]: 0, or -inf where it may not look.
-
-    The r queries that share a key head are laid behind each other, so that keys and values are
-    never repeated: [B, G, r*Q, d] against [B, G, K, d].
-    """
-    num_rows, num_groups, _, head_dim = key.shape
-    repeats = query.shape[1] // num_groups
-    q = query.view(num_rows, -1, num_groups, repeats, head_dim).permute(0, 2, 3, 1, 4)
-    q = q.reshape(num_rows, num_groups, -1, head_dim)
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """Attention [B, G, r*Q, d] of one bucket: scaled query [B, G, r*Q, d], the r heads of a key
+    head behind each other, key and value [B, G, K, d], bias [B, 1, 1, Q, K]: 0, or -inf where it
+    may not look. Keys and values are never repeated."""
+    repeats = query.shape[2] // bias.shape[3]
+    if repeats * bias[0].numel() <= LONG_BUCKET:
+        return _attend_at_once(query, key, value, bias, dropout)
     bias = bias.expand(-1, -1, repeats, -1, -1).flatten(2, 3)
-    if bias[0].numel() > LONG_BUCKET:
-        attended = F.scaled_dot_product_attention(q, key, value, bias, dropout, scale=1.0)
-    else:
-        attended = _attend_at_once(q, key, value, bias, dropout)
-    attended = attended.view(num_rows, num_groups, repeats, -1, value.shape[-1])
-    return attended.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+    return F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=1.0)
 
 
 def _attend_at_once(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float
 ) -> Tensor:
-    """Attention [B, G, r*Q, d] with all weights in memory: faster than torch's own while short."""
+    """Attention [B, G, r*Q, d] with all weights in memory: faster than torch's own while short.
+    bias [B, 1, 1, Q, K]."""
     scores = _products(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
-    scores = scores.view(*query.shape[:3], -1) + bias
+    shape = *query.shape[:2], -1, *bias.shape[-2:]
+    scores = (scores.view(shape) + bias).view(*query.shape[:3], -1)
     precision = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(-1, dtype=precision).to(value.dtype)
     weights = F.dropout(weights, dropout) if dropout else weights
@@ -189,17 +207,6 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
     if len(left) > 1:
         return torch.bmm(left, right)
     return torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]
-
-
-def _behind_cached(own: Tensor, cached: Tensor | None, bucket: Bucket) -> Tensor:
-    """A bucket's keys or values [B, G, C+K, d], from its own [B*K, G, d] and all cached ones."""
-    own = own.view(*bucket.key.shape, *own.shape[1:])
-    if bucket.cached.shape[1]:
-        assert cached is not None, "the layout has cached segments, but no states came with it"
-        index = bucket.cached
-        before = cached.index_select(0, index.flatten()).view(*index.shape, *cached.shape[1:])
-        own = torch.cat([before.to(own.dtype), own], dim=1)
-    return own.transpose(1, 2)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -218,13 +218,17 @@ class PackedModel:
     ) -> bool:
         """Whether the head gives what is `expected` after `contexts` on a few tokens alone."""
         tokens = [0, expected[0].numel() // 2, expected[0].numel() - 1]
-        rows = [PackedRow(None, context, tuple((token,) for token in tokens)) for context in contexts]
+        rows = [
+            PackedRow(None, context, tuple((token,) for token in tokens)) for context in contexts
+        ]
         try:
             found = self.label_logits(pack(rows, {}), {}).view(len(rows), -1)
         except (IndexError, RuntimeError, ValueError):
             return False  # the base does more with its logits than any head can be asked for
         return all(
-            bool((row - plain[tokens]).abs().max() <= _exact_within(plain.dtype) * plain.abs().max())
+            bool(
+                (row - plain[tokens]).abs().max() <= _exact_within(plain.dtype) * plain.abs().max()
+            )
             for row, plain in zip(found, expected, strict=True)
         )
 

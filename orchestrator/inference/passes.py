@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Forward(Protocol):
-    """`PackedModel.logits` or `PackedModel.hidden`."""
+    """`PackedModel.logits`, `label_logits` or `hidden`."""
 
     def __call__(
         self,
