@@ -1,12 +1,14 @@
 """How much more do two workers train than one, a core and a thread each?
 
 Run as `python -m benchmarks.gang_scaling`. Real parts throughout (live_gang.py): gangs of one and
-of two workers are started in turn, train the same tasks, and are counted for a while once every task
-has gone through its rows: until then a worker also computes the contexts of texts that it meets for
-the first time, and two workers compute those of the same text twice. Efficiency is the rate of two over twice the rate of one, at ZeRO stage 0 (each worker holds
-the base) and 3 (it is split, and every layer gathered for every pass). Beside them stands the
-machine's own ceiling: one process and two (tutti_workers.py) that step equal tasks each on a core
-and have nothing to do with each other; where they slow each other down, no gang can do better.
+of two workers are started in turn, train the same tasks, and are counted for a while once every
+task has taken WARM_UP steps: until then a worker also computes the contexts of texts that it meets
+for the first time. Efficiency is the rate of two over twice the rate of one, at ZeRO stage 0 (each
+worker holds the base) and 3 (it is split, and every layer gathered for every pass). A step costs a
+worker something whatever its tasks are, so it depends on how many there are: a gang grows when its
+workers are busy (TUTTI_GROW_POSITIONS), not with 8 small tasks. Beside them stands the machine's
+own ceiling: one process and two (tutti_workers.py) that step equal tasks each on a core and have
+nothing to do with each other; where they slow each other down, no gang can do better.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from orchestrator.training.worker import MAX_POSITIONS
 
 MIN_EFFICIENCY = 0.9  # at stage 0
 WORKERS = (1, 2)
-EPOCH = 17  # steps in which a task has seen its 133 rows once, 8 a step
+CEILING_TASKS = 8  # of each process beside the gangs
+WARM_UP = 5  # steps in which 16 tasks of 8 rows a step have met all 133 texts
 VOCAB_SIZE = 49_152  # of random rows; any base of at least as many tokens
 Rates = dict[int, list[float]]  # steps a second, by number of workers
 
@@ -71,14 +74,16 @@ def _rate(base: Path, arguments: argparse.Namespace, stage: int, num_workers: in
         specs = [make_spec(home, f"task-{i}", 100_000) for i in range(arguments.tasks)]
         with serving(home, base, **shape) as tutti:
             ids = [each.job.id for each in tutti.submit(specs)]
-            wait_until(lambda: all(len(steps.taken.get(i, ())) > EPOCH for i in ids), "an epoch")
+            wait_until(
+                lambda: all(len(steps.taken.get(i, ())) > WARM_UP for i in ids), "first steps"
+            )
             (gang,) = tutti.gangs()
             if gang.num_workers != num_workers:
                 raise RuntimeError(f"the gang has {gang.num_workers} workers, not {num_workers}")
             time.sleep(arguments.seconds)
             for job in ids:
                 tutti.cancel(job)
-        return sum(_steady_rate(times[EPOCH:]) for times in steps.taken.values())
+        return sum(_steady_rate(times[WARM_UP:]) for times in steps.taken.values())
 
 
 def _ceiling(base: Path, arguments: argparse.Namespace) -> Rates:
@@ -88,13 +93,13 @@ def _ceiling(base: Path, arguments: argparse.Namespace) -> Rates:
     rates: Rates = {n: [] for n in WORKERS}
     sides = {n: TuttiWorkers(base, n, MAX_POSITIONS) for n in WORKERS}
     for n, workers in sides.items():
-        workers.open(make_tasks(shape, n * arguments.tasks, VOCAB_SIZE), shape)
+        workers.open(make_tasks(shape, n * CEILING_TASKS, VOCAB_SIZE), shape)
         workers.step()  # warms up
     for _ in range(max(3, arguments.repeats)):
         for n, workers in sides.items():
             started = time.perf_counter()
             workers.step()
-            rates[n].append(n * arguments.tasks / (time.perf_counter() - started))
+            rates[n].append(n * CEILING_TASKS / (time.perf_counter() - started))
     return rates
 
 
@@ -126,8 +131,8 @@ def _markdown(facts: dict[str, Any]) -> str:
     columns = ["ZeRO stage", "steps/s, 1 worker", "2 workers", "efficiency"]
     num_gangs = len(next(iter(facts["rates"].values()))[1])
     counted = (
-        f"{facts['tasks']} tasks of 8 rows a step, counted for {facts['counted_s']} s after an epoch in "
-        f"each of {num_gangs} gangs; medians (least-most)"
+        f"{facts['tasks']} tasks of 8 rows a step, counted for {facts['counted_s']} s in each of "
+        f"{num_gangs} gangs; medians (least-most)"
     )
     notes = [facts["base"], counted, *machine_notes(facts)]
     return document("One worker and two", table(columns, rows), verdicts, notes=notes)
@@ -136,7 +141,7 @@ def _markdown(facts: dict[str, Any]) -> str:
 def main() -> int:
     parser = new_parser("gang_scaling", __doc__)
     parser.add_argument("--repeats", type=positive, default=3, help="gangs of each kind")
-    parser.add_argument("--tasks", type=positive, default=8)
+    parser.add_argument("--tasks", type=positive, default=32)
     parser.add_argument("--seconds", type=positive, default=30, help="counted in each gang")
     parser.add_argument("--stages", type=int, nargs="+", choices=(0, 3), default=(0, 3))
     return run(parser.parse_args(), measure)

@@ -101,7 +101,7 @@ def _attend_all(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Attention [N, H, d] of all buckets. Each is gathered head by head, as its products read it."""
+    """Attention [N, H, d] of all buckets, gathered head by head, as their products read it."""
     num_heads, num_groups = query.shape[1], new.key.shape[1]
     rows = layout.rows(num_heads, num_groups, 0 if cache is None else len(cache.key))
     query_sizes = [num_heads * bucket.query.numel() for bucket in layout.buckets]

@@ -19,7 +19,8 @@ from orchestrator.registry.job_log import write_lines
 from orchestrator.registry.lease_fence import lock_fenced, move
 from orchestrator.registry.names import require_alias
 from orchestrator.registry.promotion import find_incumbent, judge, move_alias
-from orchestrator.registry.version_rows import add_version, find_version
+from orchestrator.registry.version_intake import add_version
+from orchestrator.registry.version_rows import find_version
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The one database of a registry: opened only on the schema this program was written for.
 
-`write` and `read` are each one transaction: it commits when the block ends, and an exception in
+`write` and `read` are each one transaction (`look` is none): it commits when the block ends, and an exception in
 the block leaves nothing behind. A write excludes other writers from its start on SQLite
 (BEGIN IMMEDIATE) and by row locks on PostgreSQL.
 """
@@ -44,6 +44,12 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         with transaction(self._engine, "DEFERRED") as connection:
+            yield connection
+
+    @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """For a read of one statement: each sees the database as it is when it runs."""
+        with transaction(self._engine, None) as connection:
             yield connection
 
     def close(self) -> None:

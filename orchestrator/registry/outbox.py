@@ -5,7 +5,7 @@ Items of one task come in the order of its changes: they are numbered under the 
 {task, alias}.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -99,7 +99,12 @@ class Outbox:
 
 def post(connection: Connection, kind: Kind, payload: Mapping[str, Any]) -> None:
     """Write an item within the caller's transaction."""
-    connection.execute(_POST, {"kind": kind, "payload": dict(payload)})
+    post_all(connection, kind, [payload])
+
+
+def post_all(connection: Connection, kind: Kind, payloads: Sequence[Mapping[str, Any]]) -> None:
+    """Write items in this order."""
+    connection.execute(_POST, [{"kind": kind, "payload": dict(each)} for each in payloads])
 
 
 def _pending() -> Select[Any]:

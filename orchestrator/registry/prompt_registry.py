@@ -44,8 +44,8 @@ from orchestrator.registry.promotion_history import (
 from orchestrator.registry.tables import prompt_versions
 from orchestrator.registry.version_description import change_description, fetch_changes
 from orchestrator.registry.version_page import page_of_ids, superseded_ids
+from orchestrator.registry.version_intake import add_version, add_versions
 from orchestrator.registry.version_rows import (
-    add_version,
     fetch_versions,
     find_id,
     find_version,
@@ -71,11 +71,9 @@ class PromptRegistry:
             return add_version(connection, trained)
 
     def register_all(self, trained: Sequence[TrainedPrompt]) -> list[tuple[PromptVersion, bool]]:
-        """Each as `register`, in one transaction: all of them or none. In the order of their tasks,
-        so that two of these at once do not wait for each other."""
+        """Each as `register`, in one transaction: all of them or none."""
         with self._database.write() as connection:
-            in_order = sorted(trained, key=lambda each: each.task)
-            return [add_version(connection, each) for each in in_order]
+            return add_versions(connection, trained)
 
     def complete(
         self, lease: Lease, trained: TrainedPrompt, promote: PromoteSpec | None, actor: str
@@ -207,7 +205,7 @@ class PromptRegistry:
 
     def resolve(self, ref: PromptRef) -> PromptVersion:
         """The version of a number, an alias, or the newest; UnknownName says what exists."""
-        with self._database.read() as connection:
+        with self._database.look() as connection:
             return find_version(connection, ref)
 
     def list(

@@ -14,11 +14,12 @@ from orchestrator.registry.tables import version_metrics
 _INSERT = insert(version_metrics)
 
 
-def add_metrics(connection: Connection, version_id: int, metrics: Mapping[str, float]) -> None:
-    """Write the metrics of a new version."""
-    values = {plain_text(name): float(value) for name, value in metrics.items()}
+def add_metrics(connection: Connection, metrics: Mapping[int, Mapping[str, float]]) -> None:
+    """Write the metrics of new versions, by the ids of their rows."""
     rows = [
-        {"name": name, "version_id": version_id, "value": value} for name, value in values.items()
+        {"name": name, "version_id": version_id, "value": value}
+        for version_id, values in metrics.items()
+        for name, value in {plain_text(name): float(v) for name, v in values.items()}.items()
     ]
     if rows:
         connection.execute(_INSERT, rows)

@@ -1,12 +1,6 @@
-"""Prompt versions as rows, and back: how one is found and added. A row is never changed.
+"""Prompt versions as rows, and how one is found. A row is never changed."""
 
-A task's row in `tasks` is locked while a version is added or an alias moved, so numbers have no
-gaps and no number is given twice.
-"""
-
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -18,22 +12,18 @@ from sqlalchemy import (
     Select,
     bindparam,
     func,
-    insert,
     select,
-    update,
+    tuple_,
 )
 
-from orchestrator.domain.errors import InvalidInput, UnknownName
+from orchestrator.domain.errors import UnknownName
 from orchestrator.domain.prompt_version import (
     Artifact,
     Lineage,
     PromptRef,
     PromptVersion,
-    TrainedPrompt,
 )
-from orchestrator.registry.dialect import insert_into, now
-from orchestrator.registry.names import require_name, unknown_name
-from orchestrator.registry.outbox import post
+from orchestrator.registry.names import unknown_name
 from orchestrator.registry.tables import (
     aliases,
     mlflow_links,
@@ -41,7 +31,6 @@ from orchestrator.registry.tables import (
     tasks,
     version_descriptions,
 )
-from orchestrator.registry.version_metrics import add_metrics
 
 _LIST = "`tutti prompts list` shows the tasks and their versions."
 
@@ -67,7 +56,11 @@ _VERSIONS = (
     .outerjoin(version_descriptions, version_descriptions.c.version_id == prompt_versions.c.id)
 )
 _BY_NUMBER = _VERSIONS.where(_OF_TASK, prompt_versions.c.number == _TARGET)
-_BY_DIGEST = _VERSIONS.where(_OF_TASK, prompt_versions.c.digest == _TARGET)
+_BY_CONTENT = _VERSIONS.where(
+    tuple_(prompt_versions.c.task, prompt_versions.c.digest).in_(
+        bindparam("contents", expanding=True)
+    )
+)
 _BY_ALIAS = _VERSIONS.where(
     prompt_versions.c.id
     == select(aliases.c.version_id)
@@ -80,46 +73,12 @@ _NEWEST = _VERSIONS.where(
     == select(func.max(prompt_versions.c.number)).where(_OF_TASK).scalar_subquery(),
 )
 _LOCK_TASK = select(tasks.c.last_version).where(tasks.c.name == _TASK).with_for_update()
-_NEXT_NUMBER = (
-    update(tasks)
-    .where(tasks.c.name == _TASK)
-    .values(last_version=tasks.c.last_version + 1)
-    .returning(tasks.c.last_version)
-)
-_INSERT = insert(prompt_versions).values(created_at=now()).returning(prompt_versions.c.id)
 
 
 def lock_task(connection: Connection, task: str) -> bool:
     """Let no other transaction add a version of `task` or move its aliases until this one ends;
     False where there is no such task yet."""
     return connection.execute(_LOCK_TASK, {"of_task": task}).first() is not None
-
-
-def add_version(connection: Connection, trained: TrainedPrompt) -> tuple[PromptVersion, bool]:
-    """Register content as the task's next version; equal content is the version it was (False).
-
-    Leaves the task locked.
-    """
-    _check(trained)
-    task, content = trained.task, {"of_task": trained.task, "target": trained.digest}
-    if not lock_task(connection, task):
-        _add_task(connection, task)
-    for version in _read(connection, _BY_DIGEST, content):
-        return version, False
-    number = connection.execute(_NEXT_NUMBER, {"of_task": task}).scalar_one()
-    _insert(connection, trained, number)
-    post(connection, "version_registered", {"task": task, "number": number})
-    return _read(connection, _BY_DIGEST, content)[0], True
-
-
-def _add_task(connection: Connection, task: str) -> None:
-    """Another transaction may just be doing the same."""
-    connection.execute(
-        insert_into(connection, tasks)
-        .values(name=task, last_version=0)
-        .on_conflict_do_nothing(index_elements=[tasks.c.name])
-    )
-    lock_task(connection, task)
 
 
 def find_version(connection: Connection, ref: PromptRef) -> PromptVersion:
@@ -149,6 +108,13 @@ def unknown(connection: Connection, ref: PromptRef) -> UnknownName:
     known = connection.execute(query).scalars().all()
     promote = f"Point an alias at a version with `tutti prompts promote {ref.task}@{last_version}`."
     return unknown_name(f"alias of {ref.task}", str(ref.target), known, promote)
+
+
+def find_by_content(
+    connection: Connection, contents: Sequence[tuple[str, str]]
+) -> list[PromptVersion]:
+    """The versions with one of these contents, each of a task and by its digest."""
+    return _read(connection, _BY_CONTENT, {"contents": list(contents)})
 
 
 def find_id(connection: Connection, ref: PromptRef) -> int:
@@ -182,37 +148,6 @@ def _read(
     connection: Connection, query: Select[Any], values: Mapping[str, Any]
 ) -> list[PromptVersion]:
     return [_version(row) for row in connection.execute(query, values)]
-
-
-def _check(trained: TrainedPrompt) -> None:
-    require_name("task", trained.task)
-    for name, value in trained.metrics.items():
-        if not math.isfinite(value):
-            raise InvalidInput(
-                f"task {trained.task}: the metric {name!r} is {value}", "A metric is a number."
-            )
-
-
-def _insert(connection: Connection, trained: TrainedPrompt, number: int) -> None:
-    lineage = replace(trained.lineage, parent=number - 1 or None)
-    values = {
-        "task": trained.task,
-        "number": number,
-        "digest": trained.digest,
-        "config": dict(trained.config),
-        "metrics": dict(trained.metrics),
-        "artifacts": {name: vars(artifact) for name, artifact in trained.artifacts.items()},
-        "lineage": {
-            **vars(lineage),
-            "datasets": dict(lineage.datasets),
-            "num_rows": dict(lineage.num_rows),
-            "packages": dict(lineage.packages),
-        },
-        "base_fingerprint": lineage.base_fingerprint,
-        "job_id": lineage.job,
-    }
-    version_id = connection.execute(_INSERT, values).scalar_one()
-    add_metrics(connection, version_id, trained.metrics)
 
 
 def _version(row: Row[Any]) -> PromptVersion:

@@ -65,10 +65,50 @@ def test_number_of_a_failed_register_is_not_lost(
 
     registry.register(trained())
     with monkeypatch.context() as broken:
-        broken.setattr("orchestrator.registry.version_rows.post", explode)
+        broken.setattr("orchestrator.registry.version_intake.post_all", explode)
         with pytest.raises(ZeroDivisionError):
             registry.register(trained(content=1))
     assert registry.register(trained(content=2))[0].number == 2
+
+
+def test_many_at_once_are_what_they_are_one_by_one(
+    registry: PromptRegistry, outbox: Outbox, trained: Trained
+) -> None:
+    there, _ = registry.register(trained(content=0))
+    asked = [trained(content=i % 1500) for i in range(2500)]  # more than fit a statement
+    asked[7] = replace(asked[7], task="another")
+    added = registry.register_all(asked)
+    assert added[0] == (there, False)
+    assert [version.number for version, is_new in added if is_new] == [
+        *range(2, 8), 1, *range(8, 1501),
+    ]  # fmt: skip
+    assert [is_new for _, is_new in added[1500:]] == [False] * 7 + [True] + [False] * 992
+    for place, (version, _) in enumerate(added):
+        assert (version.task, version.digest) == (asked[place].task, asked[place].digest)
+        assert version.lineage.parent == (version.number - 1 or None)
+        assert version.metrics == asked[place].metrics
+    assert registry.register_all(asked) == [(version, False) for version, _ in added]
+    assert registry.register_all([]) == []
+    assert registry.resolve(PromptRef("another", None)).number == 1
+    told = [item.payload for item in outbox.pending(limit=9999)]
+    assert [each["number"] for each in told if each["task"] == there.task] == list(range(1, 1501))
+
+
+def test_parallel_bulks_over_the_same_tasks_wait_for_each_other_and_never_in_a_circle(
+    registry: PromptRegistry, trained: Trained
+) -> None:
+    names = [f"a{sign}{i}" for sign in ("-", "", ".", "_") for i in range(4)]
+
+    def add(worker: int) -> None:
+        order = names[worker:] + names[:worker]
+        bulk = [replace(trained(content=worker * 5 + i), task=t) for i in range(5) for t in order]
+        registry.register_all(bulk)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    for name in names:
+        versions = registry.list(name, limit=100)
+        assert sorted(version.number for version in versions) == list(range(1, 41))
 
 
 def test_parallel_registers_number_without_gaps(

@@ -173,16 +173,13 @@ def test_one_bad_version_lets_none_in(archive: Path, other: Any) -> None:
 def test_a_registry_that_fails_half_way_has_none(
     archive: Path, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.registry import prompt_registry
+    from orchestrator.registry import version_intake
 
-    add = prompt_registry.add_version
+    def fail_at_the_second(connection: Any, kind: str, payloads: Any) -> None:
+        assert {payload["task"] for payload in payloads} == {"color", "taste"}
+        raise InvalidInput("no")
 
-    def fail_at_the_second(connection: Any, trained: Any) -> Any:
-        if trained.task == "taste":
-            raise InvalidInput("no")
-        return add(connection, trained)
-
-    monkeypatch.setattr(prompt_registry, "add_version", fail_at_the_second)
+    monkeypatch.setattr(version_intake, "post_all", fail_at_the_second)
     registry, store = other
     with pytest.raises(InvalidInput):
         import_versions(registry, store, archive)
