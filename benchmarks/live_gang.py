@@ -19,7 +19,7 @@ from orchestrator.training.gang import RayGang
 
 TASK = Path(__file__).parents[1] / "examples/tasks/country-continent.yaml"
 TIMEOUT_S = 300.0
-_LOOK_S = 0.5
+_LOOK_S = 2.0
 
 
 class Steps:
@@ -60,7 +60,7 @@ class Steps:
 
 
 class RayMeter:
-    """Processor seconds of Ray's processes, those that ended included (as of half a second before
+    """Processor seconds of Ray's processes, those that ended included (as of two seconds before
     their end). A context; `seconds` counts from its start."""
 
     def __init__(self) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.scheduling.controller import Controller
     from orchestrator.telemetry.metrics import Metrics, Readings
 
-STEP_S = 0.1  # between two steps of the controller
 READ_S = 2.0  # between two readings for the metrics
 DELIVER_S = 5.0
 ARCHIVE_S = 5.0
@@ -135,7 +134,7 @@ def train_until_over(parts: Parts, watch: "JobWatch", on_change: Callable[["Sigh
             sight = watch.look()
             if sight is not None:
                 on_change(sight)
-            time.sleep(STEP_S)
+            time.sleep(controller.pause_s)
 
 
 def _steps(
@@ -154,7 +153,7 @@ def _steps(
                 _read_into(metrics, parts, controller)
             if once_idle and controller.is_idle and not _is_work_left(parts):
                 return
-        stop.wait(STEP_S)
+        stop.wait(controller.pause_s)
 
 
 def _read_into(metrics: "Metrics", parts: Parts, controller: "Controller") -> None:

@@ -24,6 +24,8 @@ MAX_HEARTBEAT_S = 1.0  # so that who looks on is up to date
 #: Planning takes at most this part of the controller's time, unless jobs would wait for long.
 PLANNING_PART = 0.1
 MAX_PLAN_PAUSE_S = 1.0
+#: Between two steps: while jobs and gangs are being started, and when all is as it was for a while.
+STEP_S, CALM_STEP_S, CALM_AFTER_S = 0.1, 0.25, 30.0
 #: Until a cluster that took no gang is asked again.
 RELAUNCH_S = 5.0
 logger = logging.getLogger("tutti.controller")
@@ -39,7 +41,7 @@ class Controller:
         self._cluster, self._options = cluster, options
         self._keepers: list[GangKeeper] = []
         self._starter = GangStarter(ledger, cluster, options)
-        self._next_beat = self._next_plan = self._led = ledger.now()
+        self._next_beat = self._next_plan = self._led = self._decided = ledger.now()
         self._recovered: float | None = None
         self._patience = ledger.now()
         self.is_leading = False
@@ -58,6 +60,12 @@ class Controller:
     def is_idle(self) -> bool:
         """No job is held, and nothing is left to write down."""
         return all(keeper.is_idle for keeper in self._keepers)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next step."""
+        is_calm = self._ledger.now() > self._decided + CALM_AFTER_S
+        return CALM_STEP_S if is_calm else STEP_S
 
     def step(self, admits: bool = True) -> None:
         """Hear the gangs, write down what they told, take back lost jobs, and start what is queued
@@ -166,6 +174,8 @@ class Controller:
         self._next_plan = now + min((now - started) / PLANNING_PART, MAX_PLAN_PAUSE_S)
         for decision in decisions:
             self._carry_out(decision)
+        if decisions:
+            self._decided = now
 
     def _plan(self) -> list[Decision]:
         queue = self._ledger.queue
