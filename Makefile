@@ -66,6 +66,7 @@ bench: $(VENV)/.demo  ## Measure against PEFT (an hour); results go to benchmark
 	$(BIN)/python -m benchmarks.registry_scale --versions 100000
 	$(BIN)/python -m benchmarks.batch_inference --versions 16 64 --held-versions 64 --rows 512
 	$(BIN)/python -m benchmarks.batch_generation --versions 16 64
+	$(BIN)/python -m benchmarks.batch_scaling
 
 clean:  ## Remove .venv and the demo's data directory
 	rm -rf $(VENV) .tutti

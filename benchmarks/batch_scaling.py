@@ -117,8 +117,8 @@ def _markdown(facts: dict[str, Any]) -> str:
     columns = ["rows/s, 1 worker", "2 workers", "efficiency"]
     verdict = [f"Two workers against one: {at_least(efficiency, MIN_EFFICIENCY, '')}."]
     counted = (
-        f"{facts['rows']} rows classified, {facts['shard_rows']} a shard, a thread a worker; medians "
-        f"(least-most) of {len(rates[1])} runs each; all runs' answers are the same, to the byte"
+        f"{facts['rows']} rows classified, {facts['shard_rows']} a shard, a thread a worker; "
+        f"medians (least-most) of {len(rates[1])} runs each; all answers are the same, to the byte"
     )
     notes = [facts["base"], counted, *machine_notes(facts)]
     return document("One batch worker and two", table(columns, [cells], 0), verdict, notes=notes)

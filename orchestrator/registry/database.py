@@ -1,8 +1,8 @@
 """The one database of a registry: opened only on the schema this program was written for.
 
-`write` and `read` are each one transaction (`look` is none): it commits when the block ends, and an exception in
-the block leaves nothing behind. A write excludes other writers from its start on SQLite
-(BEGIN IMMEDIATE) and by row locks on PostgreSQL.
+`write` and `read` are each one transaction (`look` is none): it commits when the block ends, and
+an exception in the block leaves nothing behind. A write excludes other writers from its start on
+SQLite (BEGIN IMMEDIATE) and by row locks on PostgreSQL.
 """
 
 from collections.abc import Iterator

@@ -43,8 +43,8 @@ from orchestrator.registry.promotion_history import (
 )
 from orchestrator.registry.tables import prompt_versions
 from orchestrator.registry.version_description import change_description, fetch_changes
-from orchestrator.registry.version_page import page_of_ids, superseded_ids
 from orchestrator.registry.version_intake import add_version, add_versions
+from orchestrator.registry.version_page import page_of_ids, superseded_ids
 from orchestrator.registry.version_rows import (
     fetch_versions,
     find_id,

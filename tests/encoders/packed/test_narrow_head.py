@@ -79,12 +79,11 @@ def test_a_head_that_deepspeed_holds_in_parts_is_run_whole() -> None:
 
 def test_a_head_keeps_its_bias_and_is_whole_again_after_an_error() -> None:
     head, states = nn.Linear(4, 10), torch.randn(3, 4)
-    expected = head(states)
-    with pytest.raises(RuntimeError, match="meanwhile"):
-        with on_tokens_only(head, torch.tensor([3, 1])) as is_narrow:
-            assert is_narrow
-            assert torch.allclose(head(states), expected[:, [3, 1]])
-            raise RuntimeError("meanwhile")
+    expected, tokens = head(states), torch.tensor([3, 1])
+    with pytest.raises(RuntimeError, match="meanwhile"), on_tokens_only(head, tokens) as is_narrow:
+        assert is_narrow
+        assert torch.allclose(head(states), expected[:, [3, 1]])
+        raise RuntimeError("meanwhile")
     assert torch.equal(head(states), expected)
 
 
