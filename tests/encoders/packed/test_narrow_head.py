@@ -77,6 +77,14 @@ def test_a_head_that_deepspeed_holds_in_parts_is_run_whole() -> None:
         assert head(torch.ones(1, 4)).shape == (1, 10)
 
 
+def test_a_wrapped_head_stays_wrapped() -> None:
+    head = nn.Linear(4, 10)
+    head.forward = lambda states: states  # type: ignore[method-assign]
+    with on_tokens_only(head, torch.tensor([3, 1])) as is_narrow:
+        assert not is_narrow
+    assert head(torch.ones(1, 4)).shape == (1, 4)
+
+
 def test_a_head_keeps_its_bias_and_is_whole_again_after_an_error() -> None:
     head, states = nn.Linear(4, 10), torch.randn(3, 4)
     expected, tokens = head(states), torch.tensor([3, 1])
