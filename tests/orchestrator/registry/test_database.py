@@ -57,6 +57,20 @@ def test_exception_in_a_write_leaves_nothing(database: Database) -> None:
         assert connection.execute(select(tasks)).all() == []
 
 
+def test_a_look_sees_what_others_commit_meanwhile_and_leaves_no_trace(database: Database) -> None:
+    names = select(tasks.c.name)
+    with database.look() as connection:
+        assert connection.execute(names).all() == []
+        with database.write() as other:  # a read's snapshot would hide it
+            other.execute(insert(tasks).values(name="color", last_version=0))
+        assert connection.execute(names).scalars().all() == ["color"]
+    with pytest.raises(ZeroDivisionError), database.write() as connection:  # transactions are back
+        connection.execute(insert(tasks).values(name="taste", last_version=0))
+        raise ZeroDivisionError
+    with database.look() as connection:
+        assert connection.execute(names).scalars().all() == ["color"]
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     "statements",

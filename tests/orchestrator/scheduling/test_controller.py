@@ -15,7 +15,7 @@ from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.leadership import Leadership
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.scheduling.controller import STOPPED, Controller
+from orchestrator.scheduling.controller import CALM_STEP_S, STEP_S, STOPPED, Controller
 from orchestrator.scheduling.gang_keeper import DATABASE_AWAY
 from orchestrator.scheduling.gang_plan import Limits
 from orchestrator.scheduling.gang_starter import MAX_LAUNCH_FAILURES
@@ -86,6 +86,20 @@ def test_a_job_that_comes_later_joins_the_gang_that_is_up(
     assert len(launcher.gangs) == 1
     assert launcher.gang.tasks == ["first", "late"]
     assert queue.get(late.id).state == JobState.RUNNING
+
+
+def test_a_controller_looks_less_often_once_it_has_had_nothing_to_start_for_a_while(
+    controller: Controller, submit: Submit, clock: Clock
+) -> None:
+    run(controller, clock, 16)
+    assert controller.pause_s == CALM_STEP_S
+    submit("first")
+    run(controller, clock, 1)
+    assert controller.pause_s == STEP_S
+    run(controller, clock, 10)
+    assert controller.pause_s == STEP_S, "its first step is waited for"
+    run(controller, clock, 10)
+    assert controller.pause_s == CALM_STEP_S
 
 
 def test_a_base_that_must_be_split_takes_all_workers(
