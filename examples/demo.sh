@@ -28,15 +28,17 @@ printf '\nIts first answers:\n'
 head -n 3 "$answers"
 run "trained against manual" tutti prompts list --evidence
 
-picture=$(find "$TUTTI_HOME/mlartifacts" -name learning-curve.png 2>/dev/null | sort | sed -n 1p)
 printf '\nSeconds a stage:\n'
 printf '  %s\n' "${stages[@]}"
-cat <<END
-
-Where to look next:
-  answers of the batch run    $answers
+printf '\nWhere to look next:\n  answers of the batch run    %s\n' "$answers"
+if [[ -n ${TUTTI_MLFLOW_TRACKING_URI:-} ]]; then
+    printf '  experiments, curves         %s\n' "$TUTTI_MLFLOW_TRACKING_URI"
+else
+    picture=$(find "$TUTTI_HOME/mlartifacts" -name learning-curve.png | sort | sed -n 1p)
+    cat <<END
   a learning curve            $picture
   experiments, curves         mlflow ui --backend-store-uri sqlite:///$TUTTI_HOME/mlflow.db
   use this data directory     export TUTTI_HOME=$TUTTI_HOME PATH=$PWD/.venv/bin:\$PATH
-  your own task               copy examples/tasks/country-continent.yaml, then: tutti train my.yaml
 END
+fi
+echo '  your own task               copy examples/tasks/country-continent.yaml, then: tutti train my.yaml'
