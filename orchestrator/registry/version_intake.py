@@ -1,4 +1,4 @@
-"""How versions are added: one, or thousands with as many statements.
+"""How versions are added: thousands with hardly more statements than one.
 
 A task's row in `tasks` is locked while a version is added or an alias moved, so numbers have no
 gaps and no number is given twice. Tasks are locked in the order of their names: two that add to the
@@ -95,11 +95,16 @@ def _lock_known(connection: Connection, names: Sequence[str]) -> dict[str, int]:
 
 
 def _find(connection: Connection, keys: Sequence[Key]) -> dict[Key, PromptVersion]:
-    """Those of the contents that are versions of their task."""
+    """Those of the contents that are versions of their task: asked for task by task, since SQLite
+    reads the whole table for pairs of values."""
+    wanted: dict[str, dict[str, None]] = {}
+    for task, digest in keys:
+        wanted.setdefault(task, {})[digest] = None
     return {
-        (version.task, version.digest): version
-        for some in in_batches(list(dict.fromkeys(keys)))
-        for version in find_by_content(connection, some)
+        (task, version.digest): version
+        for task, digests in wanted.items()
+        for some in in_batches(list(digests))
+        for version in find_by_content(connection, task, some)
     }
 
 

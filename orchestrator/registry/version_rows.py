@@ -13,7 +13,6 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
-    tuple_,
 )
 
 from orchestrator.domain.errors import UnknownName
@@ -57,9 +56,7 @@ _VERSIONS = (
 )
 _BY_NUMBER = _VERSIONS.where(_OF_TASK, prompt_versions.c.number == _TARGET)
 _BY_CONTENT = _VERSIONS.where(
-    tuple_(prompt_versions.c.task, prompt_versions.c.digest).in_(
-        bindparam("contents", expanding=True)
-    )
+    _OF_TASK, prompt_versions.c.digest.in_(bindparam("digests", expanding=True))
 )
 _BY_ALIAS = _VERSIONS.where(
     prompt_versions.c.id
@@ -111,10 +108,10 @@ def unknown(connection: Connection, ref: PromptRef) -> UnknownName:
 
 
 def find_by_content(
-    connection: Connection, contents: Sequence[tuple[str, str]]
+    connection: Connection, task: str, digests: Sequence[str]
 ) -> list[PromptVersion]:
-    """The versions with one of these contents, each of a task and by its digest."""
-    return _read(connection, _BY_CONTENT, {"contents": list(contents)})
+    """The task's versions with one of these contents."""
+    return _read(connection, _BY_CONTENT, {"of_task": task, "digests": list(digests)})
 
 
 def find_id(connection: Connection, ref: PromptRef) -> int:
