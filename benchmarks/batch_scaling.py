@@ -9,7 +9,6 @@ part of it. The answers of all runs must be the same, to the byte.
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -21,14 +20,12 @@ from benchmarks.command import new_parser, positive, run
 from benchmarks.live_gang import TASK, RayMeter, make_spec
 from benchmarks.machine import Surroundings, machine_notes
 from benchmarks.report import at_least, document, seconds, table, write_results
+from benchmarks.worker_rates import MIN_EFFICIENCY, WORKERS, Rates, efficiency
 from orchestrator.batch.progress import Progress
 from orchestrator.sdk import Tutti
 from orchestrator.settings import read_settings
 
-MIN_EFFICIENCY = 0.9
-WORKERS = (1, 2)
 TASK_NAME = "task-0"
-Rates = dict[int, list[float]]  # rows a second, by number of workers
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> bool:
@@ -106,16 +103,12 @@ def _rate(home: Path, rows: Path, output: Path, num_workers: int, shard_rows: in
     return (after - before) / (ended - begun)
 
 
-def _efficiency(rates: Rates) -> float:
-    return statistics.median(rates[2]) / (2 * statistics.median(rates[1]))
-
-
 def _markdown(facts: dict[str, Any]) -> str:
     rates = facts["rates"]
-    efficiency = _efficiency(rates)
-    cells = [*(seconds(rates[n]) for n in WORKERS), f"{efficiency:.2f}"]
+    found = efficiency(rates)
+    cells = [*(seconds(rates[n]) for n in WORKERS), f"{found:.2f}"]
     columns = ["rows/s, 1 worker", "2 workers", "efficiency"]
-    verdict = [f"Two workers against one: {at_least(efficiency, MIN_EFFICIENCY, '')}."]
+    verdict = [f"Two workers against one: {at_least(found, MIN_EFFICIENCY, '')}."]
     counted = (
         f"{facts['rows']} rows classified, {facts['shard_rows']} a shard, a thread a worker; "
         f"medians (least-most) of {len(rates[1])} runs each; all answers are the same, to the byte"

@@ -12,7 +12,6 @@ nothing to do with each other; where they slow each other down, no gang can do b
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -25,15 +24,13 @@ from benchmarks.live_gang import RayMeter, Steps, make_spec, serving, wait_until
 from benchmarks.machine import Surroundings, machine_notes
 from benchmarks.report import at_least, document, seconds, table, write_results
 from benchmarks.tutti_workers import TuttiWorkers
+from benchmarks.worker_rates import MIN_EFFICIENCY, WORKERS, Rates, efficiency
 from benchmarks.workload import Workload, make_tasks
 from orchestrator.training.worker import MAX_POSITIONS
 
-MIN_EFFICIENCY = 0.9  # at stage 0
-WORKERS = (1, 2)
 CEILING_TASKS = 8  # of each process beside the gangs
 WARM_UP = 5  # steps in which 16 tasks of 8 rows a step have met all 133 texts
 VOCAB_SIZE = 49_152  # of random rows; any base of at least as many tokens
-Rates = dict[int, list[float]]  # steps a second, by number of workers
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> bool:
@@ -108,25 +105,21 @@ def _steady_rate(times: list[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _efficiency(rates: Rates) -> float:
-    return statistics.median(rates[2]) / (2 * statistics.median(rates[1]))
-
-
 def _markdown(facts: dict[str, Any]) -> str:
     rows = [
-        [str(stage), *(seconds(rates[n]) for n in WORKERS), f"{_efficiency(rates):.2f}"]
+        [str(stage), *(seconds(rates[n]) for n in WORKERS), f"{efficiency(rates):.2f}"]
         for stage, rates in facts["rates"].items()
     ]
     ceiling = facts["ceiling"]
     rows.append(
-        ["none: apart", *(seconds(ceiling[n]) for n in WORKERS), f"{_efficiency(ceiling):.2f}"]
+        ["none: apart", *(seconds(ceiling[n]) for n in WORKERS), f"{efficiency(ceiling):.2f}"]
     )
     verdicts = [
-        f"Stage {stage}: {at_least(_efficiency(rates), MIN_EFFICIENCY, '')}."
+        f"Stage {stage}: {at_least(efficiency(rates), MIN_EFFICIENCY, '')}."
         for stage, rates in facts["rates"].items()
         if stage == 0
     ]
-    best = _efficiency(ceiling)
+    best = efficiency(ceiling)
     verdicts.append(f"Two processes apart from each other have {best:.2f} on this machine.")
     columns = ["ZeRO stage", "steps/s, 1 worker", "2 workers", "efficiency"]
     num_gangs = len(next(iter(facts["rates"].values()))[1])

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from orchestrator.domain.errors import GateRefused, InvalidInput, UnknownName
 from orchestrator.domain.gate import Gate
@@ -14,6 +15,7 @@ from orchestrator.domain.prompt_version import PromptRef, TrainedPrompt
 from orchestrator.registry.database import Database
 from orchestrator.registry.outbox import Outbox
 from orchestrator.registry.prompt_registry import PromptRegistry
+from orchestrator.registry.version_intake import add_versions
 
 Trained = Callable[..., TrainedPrompt]
 BETTER = Gate.parse("accuracy >= 0.6 and accuracy > incumbent.accuracy")
@@ -92,6 +94,27 @@ def test_many_at_once_are_what_they_are_one_by_one(
     assert registry.resolve(PromptRef("another", None)).number == 1
     told = [item.payload for item in outbox.pending(limit=9999)]
     assert [each["number"] for each in told if each["task"] == there.task] == list(range(1, 1501))
+
+
+@pytest.mark.parametrize("num_contents", [1, 2, 1000])
+def test_known_contents_are_found_by_an_index(
+    tmp_path: Path, trained: Trained, num_contents: int
+) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'tutti.db'}")
+    with database.write() as connection:
+        asked: list[tuple[str, object]] = []
+        event.listen(
+            connection,
+            "before_cursor_execute",
+            lambda c, cursor, statement, parameters, *rest: asked.append((statement, parameters)),
+        )
+        add_versions(connection, [trained(content=i) for i in range(num_contents)])
+        lookups = [each for each in asked if "prompt_versions.digest IN" in each[0]]
+        assert lookups
+        for statement, parameters in lookups:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            assert not any(row[-1].startswith("SCAN prompt_versions") for row in plan)
+    database.close()
 
 
 def test_parallel_bulks_over_the_same_tasks_wait_for_each_other_and_never_in_a_circle(
