@@ -11,14 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.registry_rows import Scale
+import torch
+
+from benchmarks.registry_rows import CONFIG, Scale
+from encoders.files.weights_file import dump_tensors
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.prompt_version import Artifact, Lineage, PromptRef, TrainedPrompt
 from orchestrator.domain.version_filter import parse_filter
 from orchestrator.registry.database import Database
 from orchestrator.registry.prompt_registry import PromptRegistry
+from orchestrator.sdk import Tutti
+from orchestrator.settings import read_settings
 
 AT_ONCE = 1000  # versions of one transaction
+PUBLISH = "publish"
+PUBLISH_ALONE = "publish; MLflow: without a run"
+PUBLISH_MANY = f"publish: {AT_ONCE} at once, each"
+PUBLISH_MANY_ALONE = f"publish: {AT_ONCE} at once, each; MLflow: without a run"
+SERVE = "resolve: by a service, `Tutti().load`"
 FILTERS = {
     "filter: common values": "metrics.accuracy > 0.8 and base = base-3",
     "filter: one in a thousand": "metrics.accuracy > 0.9985",
@@ -72,7 +82,7 @@ def tutti_calls(url: str, scale: Scale) -> Calls:
 
     targets = {"alias": "production", "number": 1, "newest": None}
     calls: dict[str, Callable[[], object]] = {
-        "publish": lambda: registry.register(a_version()),
+        **dict.fromkeys((PUBLISH, PUBLISH_ALONE), lambda: registry.register(a_version())),
         **{
             f"resolve{'' if kind == 'alias' else f': by {kind}'}": functools.partial(
                 lambda target: registry.resolve(PromptRef(any_task(), target)), target
@@ -88,7 +98,7 @@ def tutti_calls(url: str, scale: Scale) -> Calls:
         "stale": registry.list_superseded,
     }
     together = Call(lambda: registry.register_all([a_version() for _ in range(AT_ONCE)]), AT_ONCE)
-    return {f"publish: {AT_ONCE} at once, each": together, **_singly(calls)}
+    return {**dict.fromkeys((PUBLISH_MANY, PUBLISH_MANY_ALONE), together), **_singly(calls)}
 
 
 def _pages(
@@ -113,11 +123,26 @@ def _singly(calls: Mapping[str, Callable[[], object]]) -> Calls:
 
 
 def _trained(base: str) -> TrainedPrompt:
+    """A version with as much in it as those that the registry is filled with."""
     names = ("encoder", "prompt_embeddings", "curve")
     artifacts = {name: Artifact(digest_json(name), 23_128) for name in names}
     metrics = {"accuracy": 0.5, "loss": 1.0, "held_out_rows": 123.0, "seconds": 31.5}
     lineage = Lineage("base-3", base, {"train": "d" * 64}, {"train": 124}, "e" * 64, 0, "0.1.0")
-    return TrainedPrompt("task-0", {"metric": "accuracy"}, metrics, artifacts, lineage)
+    return TrainedPrompt("task-0", CONFIG, metrics, artifacts, lineage)
+
+
+def service_calls(url: str, home: Path) -> Calls:
+    """A service that loads its prompt for each request, with the product's settings: the registry
+    is asked once in a time to live."""
+    settings = read_settings({"TUTTI_HOME": str(home), "TUTTI_DATABASE_URL": url}, home)
+    tutti = Tutti(settings)
+    weights = dump_tensors({"prompt_embeddings": torch.ones(10, 576)})
+    stored = tutti.parts.artifacts.put_bytes(weights)
+    trained = _trained("f" * 64)
+    artifacts = {**trained.artifacts, "prompt_embeddings": stored}
+    version, _ = tutti.parts.prompts.register(replace(trained, artifacts=artifacts))
+    tutti.parts.prompts.promote(PromptRef(version.task, version.number), "served", "ann")
+    return {SERVE: Call(lambda: tutti.load(f"{version.task}@served"))}
 
 
 def command_calls(url: str, home: Path) -> Calls:
@@ -136,38 +161,62 @@ def command_calls(url: str, home: Path) -> Calls:
 def mlflow_calls(url: str, scale: Scale) -> Calls:
     """The same of MLflow's store, in this process. It cannot compare numbers, has no history of
     aliases and publishes one version at a time: the nearest it can do are a tag's text, the
-    versions of a model, and as many calls."""
-    from mlflow.entities.model_registry import ModelVersionTag
+    versions of a model, and as many calls. Its versions hold no metrics and no parameters: these
+    are a run's, so to publish all that a version of Tutti's holds is to write a run as well."""
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-    return _mlflow_calls(SqlAlchemyStore(url), scale, ModelVersionTag)
+    return _mlflow_calls(SqlAlchemyStore(url), url, scale)
 
 
 def mlflow_server_calls(uri: str, scale: Scale) -> Calls:
     """The same through its server's REST interface, as teams use it."""
-    from mlflow.entities.model_registry import ModelVersionTag
     from mlflow.store.model_registry.rest_store import RestStore
     from mlflow.utils.credentials import get_default_host_creds
 
-    return _mlflow_calls(RestStore(lambda: get_default_host_creds(uri)), scale, ModelVersionTag)
+    return _mlflow_calls(RestStore(lambda: get_default_host_creds(uri)), uri, scale)
 
 
-def _mlflow_calls(store: Any, scale: Scale, tag: Any) -> Calls:
+def _mlflow_calls(store: Any, uri: str, scale: Scale) -> Calls:
+    from mlflow.entities import Metric, Param
+    from mlflow.entities.model_registry import ModelVersionTag
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment(uuid.uuid4().hex)
     draw = random.Random(0).randrange
-    tags = [tag("base", "base-3"), tag("accuracy", "0.5")]
+    tags = [ModelVersionTag("base", "base-3"), ModelVersionTag("accuracy", "0.5")]
+    trained = _trained("f" * 64)
+    params = [Param(name, str(value)) for name, value in trained.config.items()]
+    lineage = {name: str(value) for name, value in vars(trained.lineage).items()}
 
     def any_task() -> str:
         return f"task-{draw(scale.tasks)}"
 
-    def publish() -> object:
+    def publish_alone() -> object:
         return store.create_model_version(any_task(), "s3://models/1", tags=tags)
+
+    def publish() -> None:
+        run = client.create_run(experiment)
+        metrics = [Metric(name, value, 0, 0) for name, value in trained.metrics.items()]
+        client.log_batch(run.info.run_id, metrics, params)
+        client.create_model_version(
+            any_task(),
+            f"{run.info.artifact_uri}/prompt",
+            run.info.run_id,
+            tags=lineage,
+            await_creation_for=0,
+        )
+        client.set_terminated(run.info.run_id)
 
     def search(filter_: str | None) -> object:
         return store.search_model_versions(filter_, max_results=100)
 
     calls: dict[str, Callable[[], object]] = {
-        "publish": publish,
-        f"publish: {AT_ONCE} at once, each": publish,
+        PUBLISH: publish,
+        PUBLISH_ALONE: publish_alone,
+        PUBLISH_MANY: publish,
+        PUBLISH_MANY_ALONE: publish_alone,
+        SERVE: lambda: store.get_model_version_by_alias(any_task(), "production"),
         "resolve": lambda: store.get_model_version_by_alias(any_task(), "production"),
         "list page": lambda: search(None),
         "filter: common values": lambda: search("tags.base = 'base-3'"),

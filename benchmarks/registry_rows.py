@@ -16,7 +16,8 @@ from sqlalchemy import Connection, create_engine, text
 NUM_BASES = 20
 NUM_PROMOTIONS = 10
 
-_CONFIG = {
+#: Of each version.
+CONFIG: Mapping[str, Any] = {
     "peft_type": "P_TUNING",
     "task_type": "CAUSAL_LM",
     "num_virtual_tokens": 10,
@@ -206,7 +207,7 @@ def _execute(connection: Connection, statement: str, words: Mapping[str, Any]) -
     filled = statement.format_map(words)
     texts = {
         "empty": "{}",
-        "config": json.dumps(_CONFIG),
+        "config": json.dumps(CONFIG),
         "artifacts": json.dumps(_ARTIFACTS),
         "lineage": json.dumps({"base": "base-name", **_LINEAGE}),
     }

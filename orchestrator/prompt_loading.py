@@ -1,16 +1,20 @@
 """Loads prompts for programs that serve them: from the registry, from a copy that is kept for
 `ttl_s` seconds, or, while registry or store are away, from an older copy, with a warning.
 
-A copy is verified whenever it is read. Safe to share between threads and, by its folder, between
-processes.
+Copies are kept in memory, for this process, and in files, for all; a file is verified whenever it
+is read. Safe to share between threads and, by its folder, between processes.
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from cachetools import LRUCache
 
 from orchestrator.bootstrap import Parts
 from orchestrator.domain.errors import (
@@ -31,6 +35,7 @@ from orchestrator.tracking.model_download import download_prompt
 
 RETRY_S = 5.0  # until what was away is asked again
 WAIT_S = 1.0  # for another thread that asks, where there is an older copy
+MAX_BYTES_IN_MEMORY = 1 << 26  # of virtual tokens; a prompt has some 10 KB to 1 MB
 logger = logging.getLogger("tutti.cache")
 
 
@@ -58,6 +63,8 @@ class PromptLoader:
         origin = without_password(parts.settings.database_url)
         self._cache = PromptCache(parts.settings.prompt_cache, origin)
         self._lock = threading.Lock()
+        self._held: LRUCache[str, LoadedPrompt] = LRUCache(MAX_BYTES_IN_MEMORY, _num_bytes)
+        self._held_lock = threading.Lock()
         #: When the registry (None), or the weights of a reference, could not be had.
         self._failed_at: dict[str | None, float] = {}
 
@@ -68,11 +75,23 @@ class PromptLoader:
         DatabaseUnavailable, SchemaMismatch, StoreUnavailable or IntegrityError.
         """
         ref = str(PromptRef.parse(text))
+        with self._held_lock:
+            held = self._held.get(ref)
+        if held is None or not self._is_recent(held.checked_at.timestamp(), self._ttl_s):
+            held = self._read(ref)
+        # The caller may change its tensor.
+        return replace(held, virtual_tokens=held.virtual_tokens.clone())
+
+    def _read(self, ref: str) -> LoadedPrompt:
+        """From the copy in the folder, if it is recent; else the registry is asked."""
         prompt = self._cache.get(ref)
         if prompt is None or not self._is_recent(prompt.seen_at, self._ttl_s):
             prompt = self._ask(ref, prompt)
         checked_at = datetime.fromtimestamp(prompt.seen_at, UTC)
-        return LoadedPrompt.read(prompt.version, prompt.weights, checked_at)
+        read = LoadedPrompt.read(prompt.version, prompt.weights, checked_at)
+        with self._held_lock, contextlib.suppress(ValueError):  # one that is too large
+            self._held[ref] = read
+        return read
 
     def _ask(self, ref: str, known: CachedPrompt | None) -> CachedPrompt:
         """Ask the registry, one thread at a time; one that hangs holds up nobody with a copy."""
@@ -143,3 +162,7 @@ class PromptLoader:
     def _is_recent(self, at: float, seconds: float) -> bool:
         """A time in the future, of a clock that was set back, is not recent."""
         return 0 <= self._now() - at < seconds
+
+
+def _num_bytes(prompt: LoadedPrompt) -> int:
+    return prompt.virtual_tokens.nbytes

@@ -8,19 +8,21 @@ Items of one task come in the order of its changes: they are numbered under the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Insert, Row, Select, func, insert, literal, select, update
 
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.registry.database import Database
-from orchestrator.registry.dialect import insert_into, now
+from orchestrator.registry.dialect import dump_json, insert_into, now
+from orchestrator.registry.json_rows import dump_rows, json_rows
 from orchestrator.registry.names import unknown_name
 from orchestrator.registry.tables import mlflow_links, outbox, prompt_versions
 
 Kind = Literal["version_registered", "alias_moved", "alias_removed"]
 OutboxItems = list["OutboxItem"]
-_POST = insert(outbox).values(attempts=0, created_at=now())
+_POSTED = (outbox.c.kind, outbox.c.payload)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,17 @@ def post(connection: Connection, kind: Kind, payload: Mapping[str, Any]) -> None
 
 def post_all(connection: Connection, kind: Kind, payloads: Sequence[Mapping[str, Any]]) -> None:
     """Write items in this order."""
-    connection.execute(_POST, [{"kind": kind, "payload": dict(each)} for each in payloads])
+    rows = [{"kind": kind, "payload": dump_json(payload)} for payload in payloads]
+    statement = _post_statement(connection.dialect.name)
+    connection.execute(statement, {"rows": dump_rows(_POSTED, rows)})
+
+
+@cache
+def _post_statement(dialect: str) -> Insert:
+    given = json_rows(dialect, _POSTED)
+    names = (*(column.name for column in _POSTED), "attempts", "created_at")
+    rows = select(*(given.c[column.name] for column in _POSTED), literal(0), now())
+    return insert(outbox).from_select(names, rows.order_by(given.c.position))
 
 
 def _pending() -> Select[Any]:

@@ -5,21 +5,25 @@ gaps and no number is given twice. Tasks are locked in the order of their names:
 same ones wait for each other, and never in a circle.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Insert, Select, and_, bindparam, insert, select, update
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.prompt_version import PromptVersion, TrainedPrompt
-from orchestrator.registry.dialect import in_batches, insert_into, now
+from orchestrator.registry.dialect import dump_json, in_batches, insert_into, now
+from orchestrator.registry.json_rows import dump_rows, json_rows
 from orchestrator.registry.names import require_name
 from orchestrator.registry.outbox import post_all
 from orchestrator.registry.tables import prompt_versions, tasks
 from orchestrator.registry.version_metrics import add_metrics
-from orchestrator.registry.version_rows import find_by_content
+from orchestrator.registry.version_rows import JSON_COLUMNS, build_version, fetch_versions
 
 Key = tuple[str, str]  # a task, and the digest of a version's content
 
@@ -32,11 +36,8 @@ _SET_LAST = (
     .where(tasks.c.name == bindparam("of_task"))
     .values(last_version=bindparam("number"))
 )
-_INSERT = (
-    insert(prompt_versions)
-    .values(created_at=now())
-    .returning(prompt_versions.c.id, sort_by_parameter_order=True)
-)
+_KEY = (prompt_versions.c.task, prompt_versions.c.digest)
+_GIVEN = tuple(c for c in prompt_versions.c if c.name not in ("id", "created_at"))
 
 
 def add_version(connection: Connection, trained: TrainedPrompt) -> tuple[PromptVersion, bool]:
@@ -64,10 +65,9 @@ def add_versions(
             last[each.task] += 1
             new[key], numbers[key] = each, last[each.task]
     if new:
-        _insert(connection, new, numbers)
+        known |= _insert(connection, new, numbers)
         counts = {task: last[task] for task, _ in new}
         connection.execute(_SET_LAST, [{"of_task": t, "number": n} for t, n in counts.items()])
-        known |= _find(connection, list(new))
     return [(known[key], new.pop(key, None) is not None) for key in keys]
 
 
@@ -95,36 +95,54 @@ def _lock_known(connection: Connection, names: Sequence[str]) -> dict[str, int]:
 
 
 def _find(connection: Connection, keys: Sequence[Key]) -> dict[Key, PromptVersion]:
-    """Those of the contents that are versions of their task: asked for task by task, since SQLite
-    reads the whole table for pairs of values."""
-    wanted: dict[str, dict[str, None]] = {}
-    for task, digest in keys:
-        wanted.setdefault(task, {})[digest] = None
+    """Those of the contents that are versions of their task."""
+    names = [column.name for column in _KEY]
+    rows = dump_rows(_KEY, (dict(zip(names, key, strict=True)) for key in keys))
+    statement = _find_statement(connection.dialect.name)
+    ids = connection.execute(statement, {"rows": rows}).scalars().all()
     return {
-        (task, version.digest): version
-        for task, digests in wanted.items()
-        for some in in_batches(list(digests))
-        for version in find_by_content(connection, task, some)
+        (version.task, version.digest): version
+        for some in in_batches(ids)
+        for version in fetch_versions(connection, prompt_versions.c.id.in_(some))
     }
+
+
+@cache
+def _find_statement(dialect: str) -> Select[tuple[int]]:
+    """A join: from two pairs on, SQLite would read the whole table for `IN`."""
+    given = json_rows(dialect, _KEY)
+    same = (column == given.c[column.name] for column in _KEY)
+    return select(prompt_versions.c.id).join_from(given, prompt_versions, and_(*same)).distinct()
 
 
 def _insert(
     connection: Connection, new: Mapping[Key, TrainedPrompt], numbers: Mapping[Key, int]
-) -> None:
-    rows = [{"digest": key[1], **_row(each, numbers[key])} for key, each in new.items()]
-    ids = connection.execute(_INSERT, rows).scalars().all()
-    metrics = {row_id: each.metrics for row_id, each in zip(ids, new.values(), strict=True)}
-    add_metrics(connection, metrics)
+) -> dict[Key, PromptVersion]:
+    """Write new versions, and what MLflow is to be told of them; return them as they are read."""
+    given = {key: _row(each, key[1], numbers[key]) for key, each in new.items()}
+    statement = _insert_statement(connection.dialect.name)
+    written = connection.execute(statement, {"rows": dump_rows(_GIVEN, given.values())}).all()
+    add_metrics(connection, {row.id: new[row.task, row.digest].metrics for row in written})
     told = [{"task": task, "number": number} for (task, _), number in numbers.items()]
     post_all(connection, "version_registered", told)
-
-
-def _row(trained: TrainedPrompt, number: int) -> dict[str, Any]:
-    lineage = replace(trained.lineage, parent=number - 1 or None)
     return {
-        "task": trained.task,
-        "number": number,
-        "digest": trained.digest,
+        (row.task, row.digest): _version(given[row.task, row.digest], row.created_at)
+        for row in written
+    }
+
+
+@cache
+def _insert_statement(dialect: str) -> Insert:
+    given = json_rows(dialect, _GIVEN)
+    rows = select(*(given.c[column.name] for column in _GIVEN), now()).order_by(given.c.position)
+    names = (*(column.name for column in _GIVEN), "created_at")
+    known = (prompt_versions.c.id, *_KEY, prompt_versions.c.created_at)
+    return insert(prompt_versions).from_select(names, rows).returning(*known)
+
+
+def _row(trained: TrainedPrompt, digest: str, number: int) -> dict[str, Any]:
+    lineage = replace(trained.lineage, parent=number - 1 or None)
+    content = {
         "config": dict(trained.config),
         "metrics": dict(trained.metrics),
         "artifacts": {name: vars(artifact) for name, artifact in trained.artifacts.items()},
@@ -134,9 +152,21 @@ def _row(trained: TrainedPrompt, number: int) -> dict[str, Any]:
             "num_rows": dict(lineage.num_rows),
             "packages": dict(lineage.packages),
         },
+    }
+    return {
+        "task": trained.task,
+        "number": number,
+        "digest": digest,
+        **{name: dump_json(value) for name, value in content.items()},
         "base_fingerprint": lineage.base_fingerprint,
         "job_id": lineage.job,
     }
+
+
+def _version(row: Mapping[str, Any], created_at: datetime) -> PromptVersion:
+    content = {name: json.loads(row[name]) for name in JSON_COLUMNS}
+    key = {name: row[name] for name in ("task", "number", "digest")}
+    return build_version(content, **key, created_at=created_at)
 
 
 def _check(trained: TrainedPrompt) -> None:

@@ -5,13 +5,16 @@ page of the newest versions with a good enough value is one walk, whatever the r
 """
 
 from collections.abc import Mapping
+from functools import cache
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Insert, insert, select
 
 from orchestrator.registry.dialect import plain_text
+from orchestrator.registry.json_rows import dump_rows, json_rows
 from orchestrator.registry.tables import version_metrics
 
 _INSERT = insert(version_metrics)
+_COLUMNS = tuple(version_metrics.c)
 
 
 def add_metrics(connection: Connection, metrics: Mapping[int, Mapping[str, float]]) -> None:
@@ -21,5 +24,17 @@ def add_metrics(connection: Connection, metrics: Mapping[int, Mapping[str, float
         for version_id, values in metrics.items()
         for name, value in {plain_text(name): float(v) for name, v in values.items()}.items()
     ]
-    if rows:
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":  # binds fast, and may round the numbers in a JSON
         connection.execute(_INSERT, rows)
+    else:
+        statement = _insert_statement(connection.dialect.name)
+        connection.execute(statement, {"rows": dump_rows(_COLUMNS, rows)})
+
+
+@cache
+def _insert_statement(dialect: str) -> Insert:
+    given = json_rows(dialect, _COLUMNS)
+    values = select(*(given.c[column.name] for column in _COLUMNS))
+    return insert(version_metrics).from_select(_COLUMNS, values)

@@ -1,6 +1,6 @@
 """Prompt versions as rows, and how one is found. A row is never changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -31,6 +31,7 @@ from orchestrator.registry.tables import (
     version_descriptions,
 )
 
+JSON_COLUMNS = ("config", "metrics", "artifacts", "lineage")
 _LIST = "`tutti prompts list` shows the tasks and their versions."
 
 # Built once: making a statement takes longer than running one.
@@ -55,9 +56,6 @@ _VERSIONS = (
     .outerjoin(version_descriptions, version_descriptions.c.version_id == prompt_versions.c.id)
 )
 _BY_NUMBER = _VERSIONS.where(_OF_TASK, prompt_versions.c.number == _TARGET)
-_BY_CONTENT = _VERSIONS.where(
-    _OF_TASK, prompt_versions.c.digest.in_(bindparam("digests", expanding=True))
-)
 _BY_ALIAS = _VERSIONS.where(
     prompt_versions.c.id
     == select(aliases.c.version_id)
@@ -107,13 +105,6 @@ def unknown(connection: Connection, ref: PromptRef) -> UnknownName:
     return unknown_name(f"alias of {ref.task}", str(ref.target), known, promote)
 
 
-def find_by_content(
-    connection: Connection, task: str, digests: Sequence[str]
-) -> list[PromptVersion]:
-    """The task's versions with one of these contents."""
-    return _read(connection, _BY_CONTENT, {"of_task": task, "digests": list(digests)})
-
-
 def find_id(connection: Connection, ref: PromptRef) -> int:
     """The row id of the version a reference means: versions of all tasks are ordered by it."""
     version = find_version(connection, ref)
@@ -148,18 +139,27 @@ def _read(
 
 
 def _version(row: Row[Any]) -> PromptVersion:
-    return PromptVersion(
+    return build_version(
+        {name: getattr(row, name) for name in JSON_COLUMNS},
         task=row.task,
         number=row.number,
         digest=row.digest,
-        config=row.config,
-        metrics=row.metrics,
-        artifacts={name: Artifact(**value) for name, value in row.artifacts.items()},
-        lineage=Lineage(**row.lineage),
         created_at=row.created_at,
         aliases=tuple(sorted(row.names.split())) if row.names else (),
         run_id=row.run_id,
         model_version=row.model_version,
         description=row.description or "",
         tags=row.tags or {},
+    )
+
+
+def build_version(content: Mapping[str, Any], **rest: Any) -> PromptVersion:
+    """A version of the values of its JSON_COLUMNS and the rest of its fields."""
+    artifacts = {name: Artifact(**value) for name, value in content["artifacts"].items()}
+    return PromptVersion(
+        config=content["config"],
+        metrics=content["metrics"],
+        artifacts=artifacts,
+        lineage=Lineage(**content["lineage"]),
+        **rest,
     )

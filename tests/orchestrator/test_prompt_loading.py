@@ -2,6 +2,7 @@
 time to live. Real databases, stores and threads; only the clock is the test's."""
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def test_a_bit_flip_in_a_copy_is_found_and_the_prompt_fetched_again(
     flipped = bytearray(whole)
     flipped[at] ^= 1
     copy.write_bytes(flipped)
-    assert torch.equal(service.loader.load(PRODUCTION).virtual_tokens, before.virtual_tokens)
+    assert torch.equal(service.restarted().load(PRODUCTION).virtual_tokens, before.virtual_tokens)
     assert "the cached copy of colour@production cannot be used" in caplog.text
     assert copy.read_bytes().split(b"\n", 3)[3] == parts[3]
 
@@ -205,7 +206,41 @@ def test_a_flipped_copy_is_never_served_while_the_registry_is_away(service: Serv
     copy.write_bytes(copy.read_bytes()[:-1])
     service.stop_database()
     with pytest.raises(DatabaseUnavailable, match="there is no registry"):
-        service.loader.load(PRODUCTION)
+        service.restarted().load(PRODUCTION)
+
+
+def test_what_was_read_is_kept_in_memory_and_no_caller_can_change_it(service: Service) -> None:
+    service.publish(1)
+    first = service.loader.load(PRODUCTION)
+    (copy,) = service.copies()
+    copy.unlink()
+    service.stop_database()
+    second = service.loader.load(PRODUCTION)
+    assert (second.version, second.checked_at) == (first.version, first.checked_at)
+    second.virtual_tokens.zero_()
+    assert torch.equal(service.loader.load(PRODUCTION).virtual_tokens, first.virtual_tokens)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_memory_is_bounded_and_what_does_not_fit_comes_from_the_folder(
+    service: Service, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = 4 * 8 * 4
+    monkeypatch.setattr(prompt_loading, "MAX_BYTES_IN_MEMORY", room * num_bytes)
+    service.publish(1)
+    service.publish(2)
+    loader = service.restarted()
+    for _ in range(2):
+        for ref in ("colour@1", "colour@2"):
+            assert loader.load(ref).ref == ref
+    for copy in service.copies():
+        copy.unlink()
+    service.stop_database()
+    found = 0
+    for ref in ("colour@2", "colour@1"):
+        with contextlib.suppress(DatabaseUnavailable):
+            found += loader.load(ref).ref == ref
+    assert found == room
 
 
 def test_a_version_with_altered_weights_and_no_copy_is_refused(service: Service) -> None:

@@ -109,7 +109,7 @@ def test_known_contents_are_found_by_an_index(
             lambda c, cursor, statement, parameters, *rest: asked.append((statement, parameters)),
         )
         add_versions(connection, [trained(content=i) for i in range(num_contents)])
-        lookups = [each for each in asked if "prompt_versions.digest IN" in each[0]]
+        lookups = [each for each in asked if "JOIN prompt_versions" in each[0]]
         assert lookups
         for statement, parameters in lookups:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
