@@ -178,6 +178,7 @@ class Parts:
             queue=self.jobs,
             registry=self.prompts,
             book=self.gangs,
+            batches=self.batches,
             discard=self.artifacts.discard,
             actor=self.actor,
             lease_s=self.settings.lease_s,

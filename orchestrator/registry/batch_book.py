@@ -9,7 +9,7 @@ known to be dead is taken at once.
 import secrets
 from collections.abc import Callable, Collection, Sequence
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import exists, insert, select, update
 
 from orchestrator.domain.batch_run import (
     BatchRun,
@@ -219,6 +219,16 @@ class BatchBook:
         """A run's (whole id) shards, in order."""
         with self._database.read() as connection:
             return fetch_shards(connection, run_id)
+
+    def is_one_at_work(self) -> bool:
+        """Whether a process that lives has a run with shards that are not answered."""
+        at_work = exists().where(
+            batch_runs.c.state == BatchState.RUNNING,
+            batch_runs.c.lease_expires_at > now(),
+            batch_runs.c.num_shards_done < batch_runs.c.num_shards,
+        )
+        with self._database.look() as connection:
+            return bool(connection.execute(select(at_work)).scalar_one())
 
     def list(
         self,

@@ -34,7 +34,12 @@ class Database:
         return cls(url)
 
     def __repr__(self) -> str:
-        return f"Database({shown(self._url)!r})"
+        return f"Database({self.address!r})"
+
+    @property
+    def address(self) -> str:
+        """The URL, without its password."""
+        return shown(self._url)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -32,8 +32,10 @@ from orchestrator.registry.job_rows import ID_DIGITS
 from orchestrator.registry.tables import base_models, prompt_versions, tasks, version_metrics
 from orchestrator.registry.version_rows import pointed_at
 
-#: A comparison that so many versions at most are named by is looked up first.
-FEW = 50_000
+#: A comparison that so many versions at most are named by is looked up first; fewer, where the walk
+#: along a metric's values has little to look up, since at most RARE of its newest SAMPLE match.
+FEW, FEW_BESIDE_RARE = 50_000, 15_000
+RARE, SAMPLE = 0.01, 1_000
 _COMPARE: Mapping[Symbol, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -53,14 +55,21 @@ def page_of_ids(
         found = union(*(select(page.subquery()) for page in pages)).subquery()
         return select(found.c[0]).order_by(found.c[0].desc()).limit(limit)
     parts = _conjuncts(where)
-    few = next((part for part in parts if _has_few(connection, part)), None)
-    metric = next((part for part in parts if _is_metric(part)), None)
+    metrics = [part for part in parts if isinstance(part, Comparison) and part.metric is not None]
+    metric, share = min(
+        ((each, _share(connection, each)) for each in metrics),
+        key=operator.itemgetter(1),
+        default=(None, 1.0),
+    )
+    most = FEW if share > RARE else FEW_BESIDE_RARE
+    few = next((part for part in parts if _has_few(connection, part, most)), None)
     if few is not None:
-        ids = select(_OTHER.c.id).where(_condition(few, _OTHER))
+        named = select(_OTHER.c.id).where(_condition(few, _OTHER))
+        ids = select(named.cte().prefix_with(_FIRST, dialect="postgresql"))
         rest = [_condition(part) for part in parts if part is not few]
         query = _newest(prompt_versions.c.id, before, limit)
         return query.where(prompt_versions.c.id.in_(ids), *rest)
-    if isinstance(metric, Comparison):
+    if metric is not None:
         return _along_metric(metric, [part for part in parts if part is not metric], before, limit)
     is_old = any(_is_old(part) for part in parts)
     query = _newest(prompt_versions.c.id, before, limit, is_sorted=is_old)
@@ -85,7 +94,9 @@ def _along_metric(
     others = [part for part in rest if not _is_metric(part)]
     if others:
         same = prompt_versions.c.id == id_
-        query = query.where(exists().where(same, *map(_condition, others)))
+        version = select(prompt_versions.c.id).where(same, *map(_condition, others))
+        # The offset keeps PostgreSQL from joining: it would walk along versions, which are wide.
+        query = query.where(version.offset(0).exists())
     return query.where(
         *(
             _measured(part, id_)
@@ -95,13 +106,23 @@ def _along_metric(
     )
 
 
-def _has_few(connection: Connection, part: VersionFilter) -> bool:
-    """Whether at most FEW versions are named by one comparison that an index serves."""
+def _has_few(connection: Connection, part: VersionFilter, most: int) -> bool:
+    """Whether at most `most` versions are named by one comparison that an index serves."""
     if not isinstance(part, Comparison) or part.metric is not None or part.symbol == "!=":
         return False
-    some = select(prompt_versions.c.id).where(_condition(part)).limit(FEW + 1)
+    some = select(prompt_versions.c.id).where(_condition(part)).limit(most + 1)
     count = select(func.count()).select_from(some.subquery())
-    return connection.execute(count).scalar_one() <= FEW
+    return connection.execute(count).scalar_one() <= most
+
+
+def _share(connection: Connection, metric: Comparison) -> float:
+    """The part of a metric's newest SAMPLE values that a comparison holds for."""
+    of_metric = version_metrics.c.name == plain_text(str(metric.metric))
+    newest = select(version_metrics).where(of_metric)
+    newest = newest.order_by(version_metrics.c.version_id.desc()).limit(SAMPLE)
+    values = newest.subquery()
+    query = select(func.count()).select_from(values).where(_metric_condition(metric, values))
+    return connection.execute(query).scalar_one() / SAMPLE
 
 
 def _is_metric(part: VersionFilter) -> bool:
@@ -177,6 +198,8 @@ def _has_job(versions: FromClause, job_id: Any) -> ColumnElement[bool]:
 
 
 _OTHER = prompt_versions.alias()
+#: Else PostgreSQL walks along all versions, hoping for enough that match among the first.
+_FIRST = "MATERIALIZED"
 _SETS: Mapping[str, Callable[[FromClause, Any], ColumnElement[bool]]] = {
     "task": lambda versions, name: versions.c.task == name,
     "base": _has_base,

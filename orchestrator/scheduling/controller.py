@@ -181,15 +181,18 @@ class Controller:
         queue = self._ledger.queue
         gangs = [keeper.view() for keeper in self._keepers]
         ready = [job for job in queue.ready() if not self._starter.is_held_back(job)]
+        limits = self._options.limits
+        if any(gang.idle_s > 0 for gang in gangs) and self._ledger.batches.is_one_at_work():
+            limits = replace(limits, idle_s=0.0)  # it may wait for their workers
         if not ready:  # nobody waits: only gangs without work are looked at
-            return plan((), (), (), gangs, self._options.limits, datetime.now(UTC))
+            return plan((), (), (), gangs, limits, datetime.now(UTC))
         held, quotas = queue.held(), queue.quotas()
-        limits, needs = self._limits(), self._starter.min_workers
+        limits, needs = self._with_processors(limits), self._starter.min_workers
         return plan(ready, held, quotas, gangs, limits, queue.now(), needs)
 
-    def _limits(self) -> Limits:
+    def _with_processors(self, limits: Limits) -> Limits:
         """The limits, given the processors there are now and what other controllers' gangs have."""
-        limits, holder = self._options.limits, self._options.holder
+        holder = self._options.holder
         cpus = self._cluster.num_cpus()
         num_workers = limits.num_workers if cpus is None else min(limits.num_workers, cpus)
         others = (gang for gang in self._ledger.book.list() if gang.holder != holder)

@@ -1,10 +1,11 @@
-"""Where a controller writes: queue, registry, gang book; and what it has done so far."""
+"""Where a controller reads and writes: queue, registry, books; and what it has done so far."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.domain.errors import TuttiError
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
@@ -32,6 +33,7 @@ class Ledger:
     queue: JobQueue
     registry: PromptRegistry
     book: GangBook
+    batches: BatchBook
     discard: Callable[[str], None]
     actor: str
     lease_s: float

@@ -50,6 +50,25 @@ def is_alive(_: str) -> bool:
     return False
 
 
+def test_one_is_at_work_while_its_holder_lives_and_shards_are_left(
+    book: BatchBook, database: Database
+) -> None:
+    assert not book.is_one_at_work()
+    lease = begin(book)
+    assert book.is_one_at_work()
+    claims = book.claim(lease)
+    book.commit(lease, [answer(each, SIZES[each.number]) for each in claims[1:]])
+    assert book.is_one_at_work()
+    expire(database)
+    assert not book.is_one_at_work()
+    lease = take_over(book)
+    assert book.is_one_at_work()
+    book.commit(lease, [answer(each, SIZES[each.number]) for each in book.claim(lease)])
+    assert not book.is_one_at_work(), "nothing is left to answer"
+    book.finish(lease, 1.0)
+    assert not book.is_one_at_work()
+
+
 def test_a_run_begins_with_all_its_shards_free(book: BatchBook) -> None:
     lease = begin(book)
     run = book.get("111111")

@@ -153,11 +153,15 @@ def filters() -> st.SearchStrategy[VersionFilter]:
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(where=filters(), few=st.sampled_from([0, 10_000]), limit=st.integers(1, 5))
+@given(
+    where=filters(),
+    few=st.sampled_from([(0, 0), (10_000, 0), (10_000, 10_000)]),
+    limit=st.integers(1, 5),
+)
 def test_pages_hold_what_the_filter_means(
-    filled: PromptRegistry, where: VersionFilter, few: int, limit: int
+    filled: PromptRegistry, where: VersionFilter, few: tuple[int, int], limit: int
 ) -> None:
     """Wherever the walk starts, and however it is cut into pages."""
     every = filled.list()
@@ -165,7 +169,10 @@ def test_pages_hold_what_the_filter_means(
     expected = [version.ref for version in every if holds(where, version, now)]
     found: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(version_page, "FEW", few)
+        patch.setattr(version_page, "FEW", few[0])
+        patch.setattr(version_page, "FEW_BESIDE_RARE", few[1])
+        patch.setattr(version_page, "SAMPLE", 4)
+        patch.setattr(version_page, "RARE", 0.25)
         before = None
         while page := filled.list(where=where, limit=limit, before=before):
             found += refs(page)

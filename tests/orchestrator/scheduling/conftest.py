@@ -26,6 +26,7 @@ from orchestrator.domain.job import Fault, Job, JobOptions, Submission
 from orchestrator.domain.prompt_version import Artifact, Lineage, TrainedPrompt
 from orchestrator.domain.task_spec import TaskSpec
 from orchestrator.registry import migrate
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.database import Database
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
@@ -261,6 +262,7 @@ def make_controller(
     launcher: MemoryLauncher,
     clock: Clock,
     discarded: list[str],
+    database: Database,
 ) -> Callable[..., Controller]:
     def make(**changes: Any) -> Controller:
         def given(kind: type, **values: Any) -> Any:
@@ -273,6 +275,7 @@ def make_controller(
             queue=queue,
             registry=registry,
             book=book,
+            batches=BatchBook(database),
             discard=discarded.append,
             actor="ann",
             lease_s=LEASE_S,

@@ -8,6 +8,7 @@ import pytest
 from orchestrator.domain.digest import digest_json
 from orchestrator.domain.errors import ClusterUnavailable, IntegrityError, TuttiError
 from orchestrator.domain.job import Fault, Job, JobOptions, JobState, Lease
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.database import Database
 from orchestrator.registry.engine import transaction
 from orchestrator.registry.errors import DatabaseUnavailable
@@ -20,6 +21,7 @@ from orchestrator.scheduling.gang_keeper import DATABASE_AWAY
 from orchestrator.scheduling.gang_plan import Limits
 from orchestrator.scheduling.gang_starter import MAX_LAUNCH_FAILURES
 from orchestrator.scheduling.shard_plan import ShardPlan
+from tests.orchestrator.registry.batch_plans import make_plan
 from tests.orchestrator.scheduling.conftest import BASE, LEASE_S, Clock, MemoryLauncher
 
 Submit = Callable[..., Job]
@@ -100,6 +102,28 @@ def test_a_controller_looks_less_often_once_it_has_had_nothing_to_start_for_a_wh
     assert controller.pause_s == STEP_S, "its first step is waited for"
     run(controller, clock, 10)
     assert controller.pause_s == CALM_STEP_S
+
+
+def test_a_gang_without_jobs_leaves_at_once_when_a_batch_run_is_at_work(
+    controller: Controller,
+    submit: Submit,
+    launcher: MemoryLauncher,
+    database: Database,
+    clock: Clock,
+) -> None:
+    batches, run_id = BatchBook(database), "1" * 32
+    submit("colour")
+    run(controller, clock)
+    lease = batches.create(run_id, make_plan(), "in.jsonl", "ann", "host:9:9", 60)
+    run(controller, clock)
+    assert launcher.gang.is_running, "it has a job"
+    batches.release(lease, 1.0)
+    launcher.gang.train()
+    run(controller, clock)
+    assert launcher.gang.is_running, "nobody works on the run"
+    batches.lead(run_id, "host:9:9", 60, lambda holder: False)
+    run(controller, clock, 1)
+    assert not launcher.gang.is_running
 
 
 def test_a_base_that_must_be_split_takes_all_workers(

@@ -40,6 +40,7 @@ time.time = lambda: right() + off_s
 datetime.datetime = Wrong
 
 from orchestrator.registry.database import Database
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.leadership import Leadership
@@ -52,8 +53,8 @@ from tests.orchestrator.scheduling.conftest import MemoryLauncher, plan_as_asked
 
 database = Database(url)
 queue, leadership = JobQueue(database), Leadership(database)
-ledger = Ledger(queue, PromptRegistry(database), GangBook(database), lambda digest: None, "ann",
-                lease_s, time.monotonic)
+ledger = Ledger(queue, PromptRegistry(database), GangBook(database), BatchBook(database),
+                lambda digest: None, "ann", lease_s, time.monotonic)
 cluster = Cluster(MemoryLauncher(), lambda: None, plan_as_asked, lambda base: 256, lambda it: False)
 options = ControllerOptions(holder, Limits(num_workers=2, zero_stage=0), "0.1.0")
 controller = Controller(ledger, leadership, cluster, options)

@@ -29,6 +29,7 @@ from orchestrator.domain.gang import GangOrder, TaskAdmitted, TaskEvent, TaskFin
 from orchestrator.domain.job import Job, JobState, Submission
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.registry import migrate
+from orchestrator.registry.batch_book import BatchBook
 from orchestrator.registry.database import Database
 from orchestrator.registry.gang_book import GangBook
 from orchestrator.registry.job_queue import JobQueue
@@ -118,7 +119,8 @@ class World:
         still trained."""
         database = Database(self.url)
         queue, registry, book = JobQueue(database), PromptRegistry(database), GangBook(database)
-        ledger = Ledger(queue, registry, book, self.store.discard, "ann", 60.0, time.monotonic)
+        batches, discard = BatchBook(database), self.store.discard
+        ledger = Ledger(queue, registry, book, batches, discard, "ann", 60.0, time.monotonic)
         gang = MemoryGang(GANG)
         keeper = GangKeeper(gang, GANG, GangKey(BASE, 0), ledger)
         keeper.admit(queue.claim([self.job_id], "here", 60.0, GANG.name))
