@@ -115,11 +115,12 @@ def serving(folder: Path, base: Path, **settings: object) -> Iterator[Tutti]:
             server.join()
 
 
-def make_spec(folder: Path, name: str, steps: int) -> Path:
-    """The example task under another name, with so many steps, and judged only at the end."""
+def make_spec(folder: Path, name: str, steps: int, seed: int = 0) -> Path:
+    """The example task under another name, with so many steps, and judged only at the end. `seed`
+    also orders its rows."""
     spec: dict[str, Any] = yaml.safe_load(TASK.read_text())
     spec["task"] = name
-    spec["training"] = {"steps": steps, "batch_size": 8}
+    spec["training"] = {"steps": steps, "batch_size": 8, "seed": seed}
     spec["evaluation"] = {"every": steps, "metric": "loss"}
     spec.pop("promote")
     shutil.copytree(TASK.parent / "data", folder / "data", dirs_exist_ok=True)

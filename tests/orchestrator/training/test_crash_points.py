@@ -234,11 +234,15 @@ def test_killed_at_any_instant_the_job_is_done_once_as_if_nothing_had_happened(
     met: Counter[str] = Counter()
     states: set[JobState] = set()
     trained: set[tuple[int, ...]] = set()
+    num_whole = 0
     for number, when in itertools.product(range(1000), WHEN):
         world = make_world()
         where = where_killed(world.live, CALLS, number, when)
-        if where is None:
-            break
+        if where is None:  # some make a folder less: two digests began alike
+            num_whole += 1
+            if num_whole == 4:
+                break
+            continue
         met[where] += 1
         states.add(state := world.check_whole())
         if state != JobState.SUCCEEDED:
