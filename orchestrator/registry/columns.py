@@ -9,6 +9,8 @@ from orchestrator.registry.dialect import PlainText, UtcDateTime
 
 #: Where alembic keeps the revision; its default name is MLflow's in a shared database.
 VERSION_TABLE = "tutti_schema"
+#: What the tables declared here are; the newest migration's.
+REVISION = "0011"
 
 metadata = MetaData(
     naming_convention={

@@ -2,18 +2,14 @@
 
 All steps of an upgrade run in one transaction that holds a lock on the database: killed half-way
 it has done nothing, and of two upgrades at once the second finds the work done. Nothing here ever
-deletes data but `downgrade`.
+deletes data but `downgrade`. alembic is loaded where it migrates: most commands only look.
 """
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, inspect, text
 
 from orchestrator.domain.errors import InvalidInput, SchemaMismatch
@@ -25,7 +21,11 @@ from orchestrator.registry.engine import (
     transaction,
 )
 from orchestrator.registry.errors import shown
-from orchestrator.registry.tables import VERSION_TABLE, metadata
+from orchestrator.registry.tables import REVISION, VERSION_TABLE, metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 T = TypeVar("T")
 _RUN_UPGRADE = "Run `tutti db upgrade`."
@@ -36,6 +36,8 @@ _PROCESS_LOCK = threading.Lock()
 
 def upgrade(url: str) -> str:
     """Bring the database to the newest schema, creating it if need be; return its revision."""
+    from alembic import command
+
     parsed = parse_url(url)
     create_folder(parsed)
     _migrate(parsed, lambda config: command.upgrade(config, "head"))
@@ -44,14 +46,14 @@ def upgrade(url: str) -> str:
 
 def downgrade(url: str, revision: str) -> None:
     """Take the schema back to `revision` ('base': nothing left). Deletes data."""
+    from alembic import command
+
     _migrate(parse_url(url), lambda config: command.downgrade(config, revision))
 
 
 def head() -> str:
     """The revision this program was written for."""
-    revision = _scripts().get_current_head()
-    assert revision is not None, "there is no migration"
-    return revision
+    return REVISION
 
 
 def current(url: str) -> str | None:
@@ -91,7 +93,7 @@ def check(url: str) -> None:
     )
 
 
-def _migrate(url: URL, step: Callable[[Config], None]) -> None:
+def _migrate(url: URL, step: "Callable[[Config], None]") -> None:
     engine = make_engine(url)
     try:
         with _PROCESS_LOCK, transaction(engine, "EXCLUSIVE") as connection:
@@ -117,8 +119,10 @@ def _refuse_foreign_tables(connection: Connection, url: URL) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    options = {"version_table": VERSION_TABLE}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    query = text(f"SELECT version_num FROM {VERSION_TABLE}")
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _read(url: URL, question: Callable[[Connection], T]) -> T:
@@ -136,12 +140,16 @@ def _is_missing(url: URL) -> bool:
     return path is not None and not path.exists()
 
 
-def _scripts() -> ScriptDirectory:
+def _scripts() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory.from_config(_config())
 
 
-def _config() -> Config:
+def _config() -> "Config":
     """alembic's configuration. The folder is beside the package in a checkout, inside a wheel."""
+    from alembic.config import Config
+
     package = Path(__file__).parents[1]
     shipped = package / "migrations"
     folder = shipped if shipped.exists() else package.parent / "migrations"

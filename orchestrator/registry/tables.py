@@ -1,7 +1,7 @@
 """All tables. migrations/ must make exactly these; a test compares the two."""
 
 from orchestrator.registry.batch_tables import batch_runs, batch_shards
-from orchestrator.registry.columns import ROW_ID, VERSION_TABLE, metadata
+from orchestrator.registry.columns import REVISION, ROW_ID, VERSION_TABLE, metadata
 from orchestrator.registry.job_tables import (
     attempts,
     gangs,
@@ -27,6 +27,7 @@ from orchestrator.registry.prompt_tables import (
 )
 
 __all__ = [
+    "REVISION",
     "ROW_ID",
     "VERSION_TABLE",
     "access",

@@ -23,7 +23,7 @@ from orchestrator.registry import migrate
 from orchestrator.registry.database import Database
 from orchestrator.registry.job_queue import JobQueue
 from orchestrator.registry.prompt_registry import PromptRegistry
-from orchestrator.registry.tables import VERSION_TABLE, jobs, metadata
+from orchestrator.registry.tables import REVISION, VERSION_TABLE, jobs, metadata
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -34,6 +34,10 @@ def test_migrated_schema_is_the_declared_one(database: Database) -> None:
         assert compare_metadata(context, metadata) == []
         names = [check["name"] for check in inspect(connection).get_check_constraints("jobs")]
     assert names == ["ck_jobs_known_state"]
+
+
+def test_the_newest_migration_is_the_declared_one() -> None:
+    assert migrate._scripts().get_current_head() == migrate.head() == REVISION
 
 
 def test_check_constraint_allows_each_job_state_and_no_other(database: Database) -> None:
