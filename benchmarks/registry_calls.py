@@ -177,17 +177,11 @@ def mlflow_server_calls(uri: str, scale: Scale) -> Calls:
 
 
 def _mlflow_calls(store: Any, uri: str, scale: Scale) -> Calls:
-    from mlflow.entities import Metric, Param
     from mlflow.entities.model_registry import ModelVersionTag
-    from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(uri, uri)
-    experiment = client.create_experiment(uuid.uuid4().hex)
     draw = random.Random(0).randrange
     tags = [ModelVersionTag("base", "base-3"), ModelVersionTag("accuracy", "0.5")]
-    trained = _trained("f" * 64)
-    params = [Param(name, str(value)) for name, value in trained.config.items()]
-    lineage = {name: str(value) for name, value in vars(trained.lineage).items()}
+    publish_whole = _mlflow_publisher(uri)
 
     def any_task() -> str:
         return f"task-{draw(scale.tasks)}"
@@ -196,17 +190,7 @@ def _mlflow_calls(store: Any, uri: str, scale: Scale) -> Calls:
         return store.create_model_version(any_task(), "s3://models/1", tags=tags)
 
     def publish() -> None:
-        run = client.create_run(experiment)
-        metrics = [Metric(name, value, 0, 0) for name, value in trained.metrics.items()]
-        client.log_batch(run.info.run_id, metrics, params)
-        client.create_model_version(
-            any_task(),
-            f"{run.info.artifact_uri}/prompt",
-            run.info.run_id,
-            tags=lineage,
-            await_creation_for=0,
-        )
-        client.set_terminated(run.info.run_id)
+        publish_whole(any_task())
 
     def search(filter_: str | None) -> object:
         return store.search_model_versions(filter_, max_results=100)
@@ -223,3 +207,25 @@ def _mlflow_calls(store: Any, uri: str, scale: Scale) -> Calls:
         "history": lambda: search(f"name = '{any_task()}'"),
     }
     return _singly(calls)
+
+
+def _mlflow_publisher(uri: str) -> Callable[[str], None]:
+    """Publishes to MLflow what a version of Tutti's holds: a run, and a version of a model."""
+    from mlflow.entities import Metric, Param
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment(uuid.uuid4().hex)
+    trained = _trained("f" * 64)
+    params = [Param(name, str(value)) for name, value in trained.config.items()]
+    metrics = [Metric(name, value, 0, 0) for name, value in trained.metrics.items()]
+    lineage = {name: str(value) for name, value in vars(trained.lineage).items()}
+
+    def publish(model: str) -> None:
+        run = client.create_run(experiment).info
+        client.log_batch(run.run_id, metrics, params)
+        source = f"{run.artifact_uri}/prompt"
+        client.create_model_version(model, source, run.run_id, tags=lineage, await_creation_for=0)
+        client.set_terminated(run.run_id)
+
+    return publish

@@ -11,11 +11,13 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     FromClause,
+    Insert,
     Text,
     bindparam,
     cast,
     column,
     func,
+    insert,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -39,6 +41,15 @@ def json_rows(dialect: str, columns: Columns) -> FromClause:
     names = [of.name for of in columns]
     named = (value.label(name) for name, value in zip(names, values, strict=True))
     return select(*named, each.c.key.label("position")).subquery("given")
+
+
+def insert_rows(dialect: str, columns: Columns, **others: ColumnElement[Any]) -> Insert:
+    """An INSERT of the rows that the parameter `rows` holds, in their order, into the columns'
+    table; `others`: columns with an expression for all rows."""
+    given = json_rows(dialect, columns)
+    values = select(*(given.c[of.name] for of in columns), *others.values())
+    names = [*(of.name for of in columns), *others]
+    return insert(columns[0].table).from_select(names, values.order_by(given.c.position))
 
 
 def dump_rows(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -11,12 +11,12 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Insert, Row, Select, func, insert, literal, select, update
+from sqlalchemy import Connection, Insert, Row, Select, func, literal, select, update
 
 from orchestrator.domain.prompt_version import PromptVersion
 from orchestrator.registry.database import Database
 from orchestrator.registry.dialect import dump_json, insert_into, now
-from orchestrator.registry.json_rows import dump_rows, json_rows
+from orchestrator.registry.json_rows import dump_rows, insert_rows
 from orchestrator.registry.names import unknown_name
 from orchestrator.registry.tables import mlflow_links, outbox, prompt_versions
 
@@ -113,10 +113,7 @@ def post_all(connection: Connection, kind: Kind, payloads: Sequence[Mapping[str,
 
 @cache
 def _post_statement(dialect: str) -> Insert:
-    given = json_rows(dialect, _POSTED)
-    names = (*(column.name for column in _POSTED), "attempts", "created_at")
-    rows = select(*(given.c[column.name] for column in _POSTED), literal(0), now())
-    return insert(outbox).from_select(names, rows.order_by(given.c.position))
+    return insert_rows(dialect, _POSTED, attempts=literal(0), created_at=now())
 
 
 def _pending() -> Select[Any]:

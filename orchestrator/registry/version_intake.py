@@ -13,12 +13,12 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, Insert, Select, and_, bindparam, select, update
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.prompt_version import PromptVersion, TrainedPrompt
 from orchestrator.registry.dialect import dump_json, in_batches, insert_into, now
-from orchestrator.registry.json_rows import dump_rows, json_rows
+from orchestrator.registry.json_rows import dump_rows, insert_rows, json_rows
 from orchestrator.registry.names import require_name
 from orchestrator.registry.outbox import post_all
 from orchestrator.registry.tables import prompt_versions, tasks
@@ -133,11 +133,8 @@ def _insert(
 
 @cache
 def _insert_statement(dialect: str) -> Insert:
-    given = json_rows(dialect, _GIVEN)
-    rows = select(*(given.c[column.name] for column in _GIVEN), now()).order_by(given.c.position)
-    names = (*(column.name for column in _GIVEN), "created_at")
-    known = (prompt_versions.c.id, *_KEY, prompt_versions.c.created_at)
-    return insert(prompt_versions).from_select(names, rows).returning(*known)
+    statement = insert_rows(dialect, _GIVEN, created_at=now())
+    return statement.returning(prompt_versions.c.id, *_KEY, prompt_versions.c.created_at)
 
 
 def _row(trained: TrainedPrompt, digest: str, number: int) -> dict[str, Any]:

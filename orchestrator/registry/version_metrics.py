@@ -7,10 +7,10 @@ page of the newest versions with a good enough value is one walk, whatever the r
 from collections.abc import Mapping
 from functools import cache
 
-from sqlalchemy import Connection, Insert, insert, select
+from sqlalchemy import Connection, Insert, insert
 
 from orchestrator.registry.dialect import plain_text
-from orchestrator.registry.json_rows import dump_rows, json_rows
+from orchestrator.registry.json_rows import dump_rows, insert_rows
 from orchestrator.registry.tables import version_metrics
 
 _INSERT = insert(version_metrics)
@@ -35,6 +35,4 @@ def add_metrics(connection: Connection, metrics: Mapping[int, Mapping[str, float
 
 @cache
 def _insert_statement(dialect: str) -> Insert:
-    given = json_rows(dialect, _COLUMNS)
-    values = select(*(given.c[column.name] for column in _COLUMNS))
-    return insert(version_metrics).from_select(_COLUMNS, values)
+    return insert_rows(dialect, _COLUMNS)

@@ -9,7 +9,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import (
     Column,
@@ -55,7 +55,7 @@ def page_of_ids(
         found = union(*(select(page.subquery()) for page in pages)).subquery()
         return select(found.c[0]).order_by(found.c[0].desc()).limit(limit)
     parts = _conjuncts(where)
-    metrics = [part for part in parts if isinstance(part, Comparison) and part.metric is not None]
+    metrics = filter(_is_metric, parts)
     metric, share = min(
         ((each, _share(connection, each)) for each in metrics),
         key=operator.itemgetter(1),
@@ -65,7 +65,8 @@ def page_of_ids(
     few = next((part for part in parts if _has_few(connection, part, most)), None)
     if few is not None:
         named = select(_OTHER.c.id).where(_condition(few, _OTHER))
-        ids = select(named.cte().prefix_with(_FIRST, dialect="postgresql"))
+        # Else PostgreSQL walks along all versions, hoping for enough that match among the first.
+        ids = select(named.cte().prefix_with("MATERIALIZED", dialect="postgresql"))
         rest = [_condition(part) for part in parts if part is not few]
         query = _newest(prompt_versions.c.id, before, limit)
         return query.where(prompt_versions.c.id.in_(ids), *rest)
@@ -97,13 +98,7 @@ def _along_metric(
         version = select(prompt_versions.c.id).where(same, *map(_condition, others))
         # The offset keeps PostgreSQL from joining: it would walk along versions, which are wide.
         query = query.where(version.offset(0).exists())
-    return query.where(
-        *(
-            _measured(part, id_)
-            for part in rest
-            if isinstance(part, Comparison) and part.metric is not None
-        )
-    )
+    return query.where(*(_measured(part, id_) for part in filter(_is_metric, rest)))
 
 
 def _has_few(connection: Connection, part: VersionFilter, most: int) -> bool:
@@ -125,7 +120,7 @@ def _share(connection: Connection, metric: Comparison) -> float:
     return connection.execute(query).scalar_one() / SAMPLE
 
 
-def _is_metric(part: VersionFilter) -> bool:
+def _is_metric(part: VersionFilter) -> TypeGuard[Comparison]:
     return isinstance(part, Comparison) and part.metric is not None
 
 
@@ -198,8 +193,6 @@ def _has_job(versions: FromClause, job_id: Any) -> ColumnElement[bool]:
 
 
 _OTHER = prompt_versions.alias()
-#: Else PostgreSQL walks along all versions, hoping for enough that match among the first.
-_FIRST = "MATERIALIZED"
 _SETS: Mapping[str, Callable[[FromClause, Any], ColumnElement[bool]]] = {
     "task": lambda versions, name: versions.c.task == name,
     "base": _has_base,

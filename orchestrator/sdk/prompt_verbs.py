@@ -41,7 +41,8 @@ class PromptVerbs(Verbs):
     def load(self, ref: str) -> "LoadedPrompt":
         """The prompt of `TASK`, `TASK@7` or `TASK@production`, verified, ready for a model.
 
-        Answers are kept in TUTTI_HOME for `cache_ttl_s` seconds; while registry or store are away,
+        Answers are kept for `cache_ttl_s` seconds, in memory and in TUTTI_HOME: the version is
+        shared, so leave it as it is; the tensor is yours. While registry or store are away,
         an older one is given, with a warning (logger `tutti.cache`). From a coroutine:
         `await asyncio.to_thread(tutti.load, ref)`. Raises UnknownName, IntegrityError and, without
         a copy, DatabaseUnavailable or StoreUnavailable.

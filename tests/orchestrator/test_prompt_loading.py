@@ -209,7 +209,9 @@ def test_a_flipped_copy_is_never_served_while_the_registry_is_away(service: Serv
         service.restarted().load(PRODUCTION)
 
 
-def test_what_was_read_is_kept_in_memory_and_no_caller_can_change_it(service: Service) -> None:
+def test_what_was_read_is_kept_in_memory_and_callers_get_tensors_of_their_own(
+    service: Service,
+) -> None:
     service.publish(1)
     first = service.loader.load(PRODUCTION)
     (copy,) = service.copies()
