@@ -34,7 +34,7 @@ demo: $(VENV)/.demo  ## Train, register, promote and batch-run real tasks on a r
 test: setup  ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -m "not faults and not long" -n 2 --no-loadscope-reorder
 
-test-faults: setup  ## Run the long tests: those that kill processes on purpose, and every README command
+test-faults: $(VENV)/.demo  ## Run the long tests: those that kill processes on purpose, and every README command
 	$(BIN)/python -m pytest -m "faults or long" -n 2 --no-loadscope-reorder
 
 check: setup  ## Lint, format, types, import rules

